@@ -1,0 +1,546 @@
+//! The documents that control and sites exchange through the fabric.
+//!
+//! Documents are whole: a writer replaces one by compare-and-set, a reader never patches. The
+//! generation of a document is the fabric revision that wrote it, so it stands beside the document
+//! and not in it. Times are Unix milliseconds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{
+    AppName, Digest, EnvironmentName, Host, ReleaseId, RepositoryName, ServiceName, SiteId,
+};
+use crate::manifest::App;
+use crate::version::{Epoch, Generation};
+
+/// What an app is at one commit: immutable, and the same at every site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// [`Release::identify`] of what it was made from.
+    pub id: ReleaseId,
+    /// The normal form.
+    pub app: App,
+    /// Where it was pushed.
+    pub repository: RepositoryName,
+    /// The app's directory in the repository, `/`-separated, empty for the top.
+    pub directory: String,
+    /// The commit that first made it, in hexadecimal.
+    pub commit: String,
+    /// The git tree of the app's directory, in hexadecimal.
+    pub tree: String,
+    /// First line of the commit's message.
+    pub subject: String,
+    /// When it was published.
+    pub created_ms: u64,
+    /// What each service runs.
+    pub artifacts: BTreeMap<ServiceName, Artifact>,
+}
+
+impl Release {
+    /// The identifier of the release that `tree` (git object id, hexadecimal) and `app` make.
+    ///
+    /// The normal form is part of it because a newer parser may read the same file differently.
+    pub fn identify(app: &App, tree: &str) -> Result<ReleaseId, serde_json::Error> {
+        let form = serde_json::to_vec(app)?;
+        Ok(ReleaseId(Digest::of_parts([b"release/1".as_slice(), tree.as_bytes(), &form])))
+    }
+}
+
+/// A blob that holds a service's files as an uncompressed tar (POSIX ustar with pax extensions),
+/// sorted by path, times zero and owners zero, so that equal files make equal artifacts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Artifact {
+    /// The blob.
+    pub digest: Digest,
+    /// The blob's size in bytes.
+    pub size: u64,
+}
+
+/// What a site is to have warm of one app and environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assignment {
+    /// The app.
+    pub app: AppName,
+    /// The environment.
+    pub environment: EnvironmentName,
+    /// The site.
+    pub site: SiteId,
+    /// In order of epoch. Empty (or no document): nothing of this app.
+    pub entries: Vec<AssignmentEntry>,
+}
+
+/// One warm release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AssignmentEntry {
+    /// Reserved before warming, so that a warm site can map any pin to its release.
+    pub epoch: Epoch,
+    /// The release.
+    pub release: ReleaseId,
+    /// The services of the release that are to be warm here.
+    pub services: BTreeSet<ServiceName>,
+}
+
+/// What users see of one activation group (until apps declare groups: one app) and environment.
+/// Writing it is the only commit point, for all services of the group at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activation {
+    /// The group; the app's name while a group is one app.
+    pub group: AppName,
+    /// The environment.
+    pub environment: EnvironmentName,
+    /// Newest first. Together they cover every site and bucket.
+    pub entries: Vec<ActivationEntry>,
+}
+
+/// A share of an activation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivationEntry {
+    /// The epoch that the share sees.
+    pub epoch: Epoch,
+    /// What each app of the group is at this epoch.
+    pub releases: BTreeMap<AppName, ReleaseId>,
+    /// Clients whose bucket is below this see the entry: 0 to [`BUCKETS`], which is everybody.
+    pub share: u16,
+    /// The sites where it holds.
+    pub sites: Ring,
+}
+
+/// How many buckets clients are divided into.
+pub const BUCKETS: u16 = 10_000;
+
+/// A set of sites.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ring {
+    /// Every site, those to come included.
+    All,
+    /// These sites.
+    Sites(BTreeSet<SiteId>),
+}
+
+impl Ring {
+    /// Whether `site` is in the ring.
+    pub fn contains(&self, site: &SiteId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Sites(sites) => sites.contains(site),
+        }
+    }
+}
+
+impl Activation {
+    /// An activation of one entry that everybody sees everywhere.
+    pub fn everyone(
+        group: AppName,
+        environment: EnvironmentName,
+        epoch: Epoch,
+        releases: BTreeMap<AppName, ReleaseId>,
+    ) -> Self {
+        let entry = ActivationEntry { epoch, releases, share: BUCKETS, sites: Ring::All };
+        Self { group, environment, entries: vec![entry] }
+    }
+
+    /// The entry that a client of `bucket` (0 to [`BUCKETS`] - 1) sees at `site`: the first that
+    /// its ring and share select.
+    pub fn select(&self, site: &SiteId, bucket: u16) -> Option<&ActivationEntry> {
+        self.entries.iter().find(|entry| entry.sites.contains(site) && bucket < entry.share)
+    }
+
+    /// The greatest epoch of the activation.
+    pub fn newest(&self) -> Option<Epoch> {
+        self.entries.iter().map(|entry| entry.epoch).max()
+    }
+}
+
+/// What a site says of one app and environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppReport {
+    /// The app.
+    pub app: AppName,
+    /// The environment.
+    pub environment: EnvironmentName,
+    /// The site.
+    pub site: SiteId,
+    /// The assignment that the site works towards.
+    pub assignment: Option<Generation>,
+    /// The activation that the site serves by.
+    pub activation: Option<Generation>,
+    /// Every epoch that the site has something of.
+    pub epochs: BTreeMap<Epoch, EpochReport>,
+    /// The newest epoch that the site answers with.
+    pub active: Option<Epoch>,
+    /// The site's own request through its own proxy, for the active epoch.
+    pub probe: Option<Probe>,
+}
+
+/// What a site says of one epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochReport {
+    /// The epoch's release.
+    pub release: ReleaseId,
+    /// How far it is.
+    pub state: EpochState,
+}
+
+/// How far a site is with an epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum EpochState {
+    /// Fetching and unpacking artifacts.
+    Fetching,
+    /// Starting services; not all are ready.
+    Starting,
+    /// Every service is ready.
+    Warm,
+    /// It was warm, and a service is not ready any more (restarting).
+    Degraded {
+        /// The service.
+        service: ServiceName,
+        /// What happened, in words.
+        reason: String,
+        /// The last lines of the service's output.
+        last_lines: Vec<String>,
+    },
+    /// It could not be made warm.
+    Failed {
+        /// The service, where one is to blame.
+        service: Option<ServiceName>,
+        /// What happened, in words.
+        reason: String,
+        /// The last lines of the service's output.
+        last_lines: Vec<String>,
+    },
+    /// Out of use; finishing the requests it has.
+    Draining,
+}
+
+/// A request that a site made to itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// The epoch that the response named.
+    pub epoch: Epoch,
+    /// The worst status over the app's routes; 0 when no response came.
+    pub status: u16,
+    /// What was requested, and the error if there was no response.
+    pub detail: String,
+    /// When.
+    pub at_ms: u64,
+}
+
+/// What a site says of itself. It lives as long as the site's lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteReport {
+    /// The site.
+    pub site: SiteId,
+    /// The agent's process id.
+    pub pid: u32,
+    /// When the agent started.
+    pub started_ms: u64,
+    /// The agent's version.
+    pub version: String,
+    /// Certificates that the proxy presents, by host, as the SHA-256 of the leaf (DER).
+    pub certificates: BTreeMap<Host, Digest>,
+    /// The zone documents that the DNS server answers from, by origin.
+    pub zones: BTreeMap<Host, Generation>,
+    /// The agent's own HTTP endpoint for machines: health, metrics.
+    pub admin: String,
+    /// What does not work, in words.
+    pub problems: Vec<String>,
+}
+
+/// A certificate with its key, for one host at one site.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateBundle {
+    /// The host.
+    pub host: Host,
+    /// Leaf first, PEM.
+    pub chain_pem: String,
+    /// PKCS #8, PEM. Never shown by `Debug`.
+    pub key_pem: String,
+    /// SHA-256 of the leaf (DER).
+    pub fingerprint: Digest,
+    /// When it is first valid.
+    pub not_before_ms: u64,
+    /// When it is last valid.
+    pub not_after_ms: u64,
+}
+
+impl fmt::Debug for CertificateBundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertificateBundle")
+            .field("host", &self.host)
+            .field("fingerprint", &self.fingerprint)
+            .field("not_after_ms", &self.not_after_ms)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The keys that authenticate pins: see [`crate::pin`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinKeys {
+    /// 32 bytes each in hexadecimal; the first signs, all verify.
+    pub keys: Vec<String>,
+}
+
+impl fmt::Debug for PinKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PinKeys({})", self.keys.len())
+    }
+}
+
+/// A host's claim by an app; create-if-absent makes hosts unique in an installation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostClaim {
+    /// The app that has the host.
+    pub app: AppName,
+}
+
+/// What control knows of an app, its history included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppRecord {
+    /// The app.
+    pub app: AppName,
+    /// The only repository that may release it.
+    pub repository: RepositoryName,
+    /// The app's directory in the repository.
+    pub directory: String,
+    /// The greatest epoch number reserved so far.
+    pub last_epoch: Epoch,
+    /// The releases that were live, newest first; kept ones only.
+    pub history: Vec<HistoryEntry>,
+}
+
+/// A release that was live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryEntry {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The release.
+    pub release: ReleaseId,
+    /// The commit that main was moved to.
+    pub commit: String,
+    /// The push, by its number in the repository.
+    pub push: u64,
+    /// When it went live.
+    pub at_ms: u64,
+}
+
+/// The stages of a push, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The push is taken in, queued and checked out.
+    Receive,
+    /// `selvedge.toml` is read and checked; hosts are free.
+    Validate,
+    /// Build commands run.
+    Build,
+    /// Test commands run.
+    Test,
+    /// Artifacts and the release are stored.
+    Publish,
+    /// Sites are chosen.
+    Plan,
+    /// Sites fetch and start the release.
+    Warm,
+    /// The ref moves and the activation is written.
+    Activate,
+    /// Every site reports the epoch and answers.
+    Verify,
+}
+
+impl Stage {
+    /// Every stage in order.
+    pub const ALL: [Stage; 9] = [
+        Self::Receive,
+        Self::Validate,
+        Self::Build,
+        Self::Test,
+        Self::Publish,
+        Self::Plan,
+        Self::Warm,
+        Self::Activate,
+        Self::Verify,
+    ];
+
+    /// The stage's name as people see it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Validate => "validate",
+            Self::Build => "build",
+            Self::Test => "test",
+            Self::Publish => "publish",
+            Self::Plan => "plan",
+            Self::Warm => "warm",
+            Self::Activate => "activate",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A push and what became of it: the recorded intent that a restarted control completes or undoes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Push {
+    /// Counts up in the repository from 1.
+    pub number: u64,
+    /// The repository.
+    pub repository: RepositoryName,
+    /// What started it.
+    pub cause: PushCause,
+    /// What main was when the push was made; `None` for the first push.
+    pub old_commit: Option<String>,
+    /// What main is to be.
+    pub new_commit: String,
+    /// When it was received.
+    pub received_ms: u64,
+    /// How it stands.
+    pub state: PushState,
+    /// The stages begun so far, in order.
+    pub stages: Vec<StageRecord>,
+    /// The apps that it releases, once known.
+    pub apps: Vec<PushApp>,
+}
+
+/// What started a push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PushCause {
+    /// `git push`.
+    Push,
+    /// `selvedge rollback`, to this release.
+    Rollback {
+        /// The release that becomes live again.
+        release: ReleaseId,
+    },
+    /// Verification of another push failed.
+    Restore {
+        /// The push that failed.
+        push: u64,
+    },
+}
+
+/// How a push stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PushState {
+    /// Waiting for the repository's earlier pushes.
+    Queued,
+    /// Before the commit point: a restart undoes it.
+    Preparing,
+    /// At or past the commit point: a restart completes it.
+    Committing,
+    /// Live and verified.
+    Live,
+    /// Refused before the commit point; nothing changed.
+    Refused(PushFailure),
+    /// Failed after the commit point; the previous release is live again.
+    RolledBack(PushFailure),
+}
+
+/// Why a push failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PushFailure {
+    /// Where.
+    pub stage: Stage,
+    /// What happened and what to do, in words.
+    pub reason: String,
+    /// The last lines of the output that shows it.
+    pub last_lines: Vec<String>,
+}
+
+/// One stage of a push.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageRecord {
+    /// Which.
+    pub stage: Stage,
+    /// When it began.
+    pub started_ms: u64,
+    /// How long it took; `None` while it runs.
+    pub duration_ms: Option<u64>,
+    /// A word on what was done ("dependencies from the cache", "unchanged, not rebuilt").
+    pub note: Option<String>,
+}
+
+/// An app that a push releases.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PushApp {
+    /// The app.
+    pub app: AppName,
+    /// Its release.
+    pub release: ReleaseId,
+    /// Its epoch, once reserved.
+    pub epoch: Option<Epoch>,
+    /// Where it goes, once planned.
+    pub sites: BTreeSet<SiteId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_and_shares_select_the_newest_that_applies() {
+        let app = AppName::new("shop").unwrap();
+        let (fra, nyc) = (SiteId::new("fra").unwrap(), SiteId::new("nyc").unwrap());
+        let release = ReleaseId(Digest::of(b"x"));
+        let releases = BTreeMap::from([(app.clone(), release)]);
+        let mut activation = Activation::everyone(
+            app,
+            EnvironmentName::production(),
+            Epoch::new(1, 1),
+            releases.clone(),
+        );
+        let ring = Ring::Sites(BTreeSet::from([fra.clone()]));
+        activation.entries.insert(
+            0,
+            ActivationEntry { epoch: Epoch::new(1, 2), releases, share: 100, sites: ring },
+        );
+        assert_eq!(activation.select(&fra, 99).unwrap().epoch.number, 2);
+        assert_eq!(activation.select(&fra, 100).unwrap().epoch.number, 1);
+        assert_eq!(activation.select(&nyc, 0).unwrap().epoch.number, 1);
+        assert_eq!(activation.newest(), Some(Epoch::new(1, 2)));
+    }
+
+    #[test]
+    fn debug_hides_keys() {
+        let bundle = CertificateBundle {
+            host: Host::new("a.b").unwrap(),
+            chain_pem: String::new(),
+            key_pem: "SECRET".into(),
+            fingerprint: Digest::of(b""),
+            not_before_ms: 0,
+            not_after_ms: 0,
+        };
+        assert!(
+            !format!("{bundle:?} {:?}", PinKeys { keys: vec!["SECRET".into()] }).contains("SECRET")
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! Where each document lives in the fabric. A key is `/`-separated; a watch takes a prefix that
+//! ends with `/`, or one whole key.
+//!
+//! | key | document | written by |
+//! |---|---|---|
+//! | `topology` | [`Topology`](crate::Topology) | control |
+//! | `pin-keys` | [`PinKeys`](crate::documents::PinKeys) | control |
+//! | `app/APP` | [`AppRecord`](crate::documents::AppRecord) | control |
+//! | `host/HOST` | [`HostClaim`](crate::documents::HostClaim) | control |
+//! | `release/APP/DIGEST` | [`Release`](crate::Release) | control |
+//! | `push/REPOSITORY/NUMBER` | [`Push`](crate::Push) | control |
+//! | `assign/SITE/APP/ENVIRONMENT` | [`Assignment`](crate::Assignment) | control |
+//! | `activate/APP/ENVIRONMENT` | [`Activation`](crate::Activation) | control |
+//! | `certificate/SITE/HOST` | [`CertificateBundle`](crate::CertificateBundle) | control |
+//! | `zone/ORIGIN` | [`Zone`](crate::Zone) | control |
+//! | `site-report/SITE` | [`SiteReport`](crate::SiteReport) | the site |
+//! | `app-report/SITE/APP/ENVIRONMENT` | [`AppReport`](crate::AppReport) | the site |
+
+use crate::id::{AppName, EnvironmentName, Host, ReleaseId, RepositoryName, SiteId};
+
+/// The installation's sites.
+pub const TOPOLOGY: &str = "topology";
+/// The keys that authenticate pins.
+pub const PIN_KEYS: &str = "pin-keys";
+/// Prefix of all app records.
+pub const APPS: &str = "app/";
+/// Prefix of all pushes.
+pub const PUSHES: &str = "push/";
+/// Prefix of all releases.
+pub const RELEASES: &str = "release/";
+/// Prefix of all host claims.
+pub const HOSTS: &str = "host/";
+/// Prefix of all assignments.
+pub const ASSIGNMENTS: &str = "assign/";
+/// Prefix of all activations.
+pub const ACTIVATIONS: &str = "activate/";
+/// Prefix of all certificates.
+pub const CERTIFICATES: &str = "certificate/";
+/// Prefix of all zones.
+pub const ZONES: &str = "zone/";
+/// Prefix of all site reports.
+pub const SITE_REPORTS: &str = "site-report/";
+/// Prefix of all app reports.
+pub const APP_REPORTS: &str = "app-report/";
+
+/// An app's record.
+pub fn app(app: &AppName) -> String {
+    format!("{APPS}{app}")
+}
+
+/// A host's claim.
+pub fn host(host: &Host) -> String {
+    format!("{HOSTS}{host}")
+}
+
+/// A release.
+pub fn release(app: &AppName, release: &ReleaseId) -> String {
+    format!("{RELEASES}{app}/{}", release.0)
+}
+
+/// Prefix of an app's releases.
+pub fn releases(app: &AppName) -> String {
+    format!("{RELEASES}{app}/")
+}
+
+/// A push; numbers are padded so that keys sort as they do.
+pub fn push(repository: &RepositoryName, number: u64) -> String {
+    format!("{PUSHES}{repository}/{number:010}")
+}
+
+/// Prefix of a repository's pushes.
+pub fn pushes(repository: &RepositoryName) -> String {
+    format!("{PUSHES}{repository}/")
+}
+
+/// A site's assignment of one app and environment.
+pub fn assignment(site: &SiteId, app: &AppName, environment: &EnvironmentName) -> String {
+    format!("{ASSIGNMENTS}{site}/{app}/{environment}")
+}
+
+/// Prefix of a site's assignments.
+pub fn assignments(site: &SiteId) -> String {
+    format!("{ASSIGNMENTS}{site}/")
+}
+
+/// A group's activation.
+pub fn activation(group: &AppName, environment: &EnvironmentName) -> String {
+    format!("{ACTIVATIONS}{group}/{environment}")
+}
+
+/// A host's certificate at a site.
+pub fn certificate(site: &SiteId, host: &Host) -> String {
+    format!("{CERTIFICATES}{site}/{host}")
+}
+
+/// Prefix of a site's certificates.
+pub fn certificates(site: &SiteId) -> String {
+    format!("{CERTIFICATES}{site}/")
+}
+
+/// A zone.
+pub fn zone(origin: &Host) -> String {
+    format!("{ZONES}{origin}")
+}
+
+/// A site's report of itself.
+pub fn site_report(site: &SiteId) -> String {
+    format!("{SITE_REPORTS}{site}")
+}
+
+/// A site's report of one app and environment.
+pub fn app_report(site: &SiteId, app: &AppName, environment: &EnvironmentName) -> String {
+    format!("{APP_REPORTS}{site}/{app}/{environment}")
+}
+
+/// Prefix of a site's reports of apps.
+pub fn app_reports(site: &SiteId) -> String {
+    format!("{APP_REPORTS}{site}/")
+}
+
+/// The name of a site's lease.
+pub fn site_lease(site: &SiteId) -> String {
+    format!("site/{site}")
+}

@@ -1,0 +1,57 @@
+//! What a workload is, in the terms of its caller.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A process workload to keep running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadSpec {
+    /// For people and for the user id that it runs as: `SITE/APP/ENVIRONMENT/SERVICE`.
+    pub name: String,
+    /// What tenant it belongs to: workloads of one app share a user, those of different apps never do.
+    pub tenant: String,
+    /// The unpacked artifact, read-only at `/app`.
+    pub app: PathBuf,
+    /// Run by `/bin/sh -c` in `/app`, with `$PORT` set.
+    pub command: String,
+    /// Variables over the scrubbed environment.
+    pub environment: BTreeMap<String, String>,
+    /// A path that answers 2xx or 3xx over HTTP/1.1 when ready; `None`: ready when the port accepts.
+    pub health: Option<String>,
+    /// How long it may take to be ready.
+    pub start_timeout: Duration,
+    /// How long it may take to end after SIGTERM.
+    pub stop_timeout: Duration,
+    /// Memory limit in MiB.
+    pub memory_mib: u32,
+}
+
+/// How a workload is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkloadState {
+    /// Started, not ready yet.
+    Starting,
+    /// Answers.
+    Ready,
+    /// Ended or unwell; it is started again after a pause.
+    BackingOff {
+        /// What happened, in words.
+        reason: String,
+        /// Last lines of its output.
+        last_lines: Vec<String>,
+        /// How often it has been restarted in a row.
+        restarts: u32,
+    },
+    /// Ended before it was ever ready, or too often: it is tried again ever more rarely.
+    CrashLoop {
+        /// What happened, in words.
+        reason: String,
+        /// Last lines of its output.
+        last_lines: Vec<String>,
+    },
+    /// Stopped on request.
+    Stopped,
+}

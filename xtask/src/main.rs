@@ -1,0 +1,2 @@
+//! Selvedge.
+fn main() {}
