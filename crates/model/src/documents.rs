@@ -302,6 +302,16 @@ impl fmt::Debug for PinKeys {
     }
 }
 
+/// What holds for a whole installation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Installation {
+    /// Where apps that name no host are served: `APP.ZONE`.
+    pub zone: Host,
+    /// Everything runs on one machine's loopback: apps are served at `APP.localhost` too.
+    pub in_a_box: bool,
+}
+
 /// A host's claim by an app; create-if-absent makes hosts unique in an installation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

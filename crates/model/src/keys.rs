@@ -3,6 +3,7 @@
 //!
 //! | key | document | written by |
 //! |---|---|---|
+//! | `installation` | [`Installation`](crate::documents::Installation) | control |
 //! | `topology` | [`Topology`](crate::Topology) | control |
 //! | `pin-keys` | [`PinKeys`](crate::documents::PinKeys) | control |
 //! | `app/APP` | [`AppRecord`](crate::documents::AppRecord) | control |
@@ -18,6 +19,8 @@
 
 use crate::id::{AppName, EnvironmentName, Host, ReleaseId, RepositoryName, SiteId};
 
+/// What holds for the whole installation.
+pub const INSTALLATION: &str = "installation";
 /// The installation's sites.
 pub const TOPOLOGY: &str = "topology";
 /// The keys that authenticate pins.

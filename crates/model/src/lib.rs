@@ -9,6 +9,7 @@
 
 pub mod documents;
 pub mod geo;
+pub mod hosts;
 pub mod id;
 pub mod keys;
 pub mod manifest;
@@ -19,7 +20,7 @@ pub mod zone;
 
 pub use documents::{
     Activation, ActivationEntry, AppReport, Artifact, Assignment, AssignmentEntry,
-    CertificateBundle, EpochState, Push, PushState, Release, Ring, SiteReport, Stage,
+    CertificateBundle, EpochState, Installation, Push, PushState, Release, Ring, SiteReport, Stage,
 };
 pub use id::{
     AppName, Digest, EnvironmentName, Host, ReleaseId, RepositoryName, ServiceName, SiteId,
