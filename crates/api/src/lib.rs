@@ -1,1 +1,27 @@
-//! Placeholder.
+//! The control API as its callers see it: the types that travel as JSON, the problems that stand
+//! for errors, the files by which tools find a running installation, and a client.
+//!
+//! Deliberately absent: anything that serves. `control` fills these types in and the command line
+//! reads them; both depend on `model` alone through this crate.
+
+mod client;
+mod contract;
+mod problem;
+mod push;
+mod status;
+mod transport;
+mod why;
+
+pub use client::{Client, ClientConfig, ClientError, EventStream};
+pub use contract::{AgentInfo, CityInfo, ControlInfo, DevInfo, DevSite, SCHEMA, Token};
+pub use problem::{PROBLEM_JSON, Problem, ProblemKind};
+pub use push::{PushEvent, RollbackRequest, SiteProgress};
+pub use status::{
+    AppSite, AppSiteState, AppStatus, AppSummary, ControlStatus, LiveRelease, ReleaseRow,
+    SiteHealth, SiteRow, StageTiming, Status, Version,
+};
+pub use why::{HostWhy, Why};
+
+/// Media type of a stream of events: one JSON object a line. Empty lines keep the connection alive
+/// and carry nothing.
+pub const NDJSON: &str = "application/x-ndjson";
