@@ -8,6 +8,7 @@
 //! Deliberately absent: any knowledge of what the documents mean (see `model`), and any retry
 //! policy beyond reconnecting. Callers are `control`, `agent` and later `database`.
 
+pub mod artifact;
 pub mod blob;
 mod error;
 mod types;
