@@ -69,6 +69,18 @@ const EU: [&str; 27] = [
     "LT", "LU", "LV", "MT", "NL", "PL", "PT", "RO", "SE", "SI", "SK",
 ];
 
+/// ISO 3166-1 alpha-2 as of 2026, and XK, which is used for Kosovo.
+const COUNTRIES: &str = "\
+    AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR \
+    BS BT BV BW BY BZ CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ \
+    EC EE EG EH ER ES ET FI FJ FK FM FO FR GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW \
+    GY HK HM HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP KE KG KH KI KM KN KP KR KW KY \
+    KZ LA LB LC LI LK LR LS LT LU LV LY MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS MT MU MV \
+    MW MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY \
+    QA RE RO RS RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG \
+    TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS XK YE YT ZA \
+    ZM ZW";
+
 impl Jurisdiction {
     /// Checks and upper-cases `text`.
     pub fn new(text: &str) -> Result<Self, IdError> {
@@ -86,6 +98,11 @@ impl Jurisdiction {
     /// The code in upper case.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether the code stands for a place; two letters alone make a code.
+    pub fn is_assigned(&self) -> bool {
+        self.0 == "EU" || COUNTRIES.split(' ').any(|country| country == self.0)
     }
 
     /// Whether a place in `country` lies in this jurisdiction.
@@ -173,5 +190,7 @@ mod tests {
         assert!(eu.contains("DE"));
         assert!(!eu.contains("GB"));
         assert!(Jurisdiction::new("Germany").is_err());
+        assert!(EU.iter().all(|code| Jurisdiction::new(code).unwrap().is_assigned()));
+        assert!(!Jurisdiction::new("XX").unwrap().is_assigned());
     }
 }

@@ -1,10 +1,23 @@
 //! The normal form of an app: what `selvedge.toml` says, validated and with defaults filled in.
 //!
-//! Everything behind the parser works on these types; only `author` knows how people write it.
+//! Everything behind the parser works on these types; only `author` and the modules below it know
+//! how people write them. [`discover`] finds the apps of a repository, [`parse`] reads one.
+
+mod author;
+mod diagnostic;
+mod discover;
+mod placement;
+mod routes;
+mod section;
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+
+pub use author::{KEYS, MAX_FILE_BYTES, parse};
+pub use diagnostic::Diagnostic;
+pub use discover::{FILE_NAME, discover};
 
 use crate::id::{AppName, Host, ServiceName, SiteId};
 

@@ -1,0 +1,262 @@
+//! `[[service]]`: what runs, and how.
+
+use super::author::{command, environment, label};
+use super::diagnostic::{Problems, closest, one_of, quote};
+use super::section::{Section, Text};
+use super::{Service, ServiceKind};
+use crate::id::ServiceName;
+
+/// The most services that an app may have.
+pub(super) const MAX_SERVICES: usize = 32;
+
+pub(super) const KEYS: &[&str] = &[
+    "build",
+    "command",
+    "environment",
+    "health",
+    "kind",
+    "memory",
+    "name",
+    "root",
+    "start_timeout",
+    "stop_timeout",
+];
+const PROCESS_KEYS: [&str; 5] = ["command", "health", "memory", "start_timeout", "stop_timeout"];
+const STATIC_KEYS: [&str; 1] = ["root"];
+const COMING_KINDS: [&str; 3] = ["container", "function", "upstream"];
+
+/// In seconds.
+const DEFAULT_START_TIMEOUT_S: u32 = 30;
+/// In seconds.
+const DEFAULT_STOP_TIMEOUT_S: u32 = 10;
+/// A push has five minutes until it is live, so waiting longer for one service is of no use.
+const MAX_TIMEOUT_S: u32 = 300;
+const DEFAULT_MEMORY_MIB: u32 = 256;
+/// Less than this starts no interpreter.
+const MIN_MEMORY_MIB: u32 = 16;
+const MAX_MEMORY_MIB: u32 = 64 * 1024;
+const MAX_HEALTH_BYTES: usize = 1024;
+/// Linux's PATH_MAX is 4096, and an artifact is unpacked below another directory.
+const MAX_ROOT_BYTES: usize = 1024;
+
+/// A service as far as it could be read; its name alone already makes routes to it valid.
+pub(super) struct Draft<'a> {
+    pub(super) name: Option<Text<'a>>,
+    pub(super) at: usize,
+    pub(super) service: Option<Service>,
+}
+
+pub(super) fn read<'a>(sections: &[Section<'a>], problems: &mut Problems<'_>) -> Vec<Draft<'a>> {
+    let mut drafts: Vec<Draft<'a>> = Vec::new();
+    for section in sections {
+        let name = section.text("name", problems);
+        if section.place_of("name").is_none() {
+            problems.report(section.at, "[[service]] has no `name`", "add name = \"web\"");
+        }
+        if let Some(name) = name
+            && drafts.iter().any(|d| d.name.is_some_and(|known| known.text == name.text))
+        {
+            let message = format!("two services are called {}", quote(name.text));
+            problems.report(name.at, message, "give one of them another name");
+        }
+        let mut section = section.clone();
+        if let Some(name) = name {
+            section.title = format!("service {}", quote(name.text));
+        }
+        let service = read_one(&section, name, problems);
+        drafts.push(Draft { name, at: section.at, service });
+    }
+    drafts
+}
+
+fn read_one(
+    section: &Section<'_>,
+    name: Option<Text<'_>>,
+    problems: &mut Problems<'_>,
+) -> Option<Service> {
+    if let Some(at) = section.place_of("placement") {
+        let message = format!("{} has a placement of its own", section.title);
+        let mend = "state the placement of the whole app in [placement]: sites can't forward to each other yet, so every service must run wherever the app does";
+        problems.report(at, message, mend);
+    }
+    section.refuse_unknown(KEYS, &["placement"], problems);
+    let name = name.and_then(|name| label(name, "a service's name", ServiceName::new, problems));
+    let build = command(section, "build", problems);
+    let environment = environment(section, problems);
+    let kind = kind(section, problems);
+    Some(Service { name: name?, kind: kind?, build, environment })
+}
+
+fn kind(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<ServiceKind> {
+    let Some(kind) = section.text("kind", problems) else {
+        if section.place_of("kind").is_none() {
+            let likely = if section.place_of("command").is_some() { "process" } else { "static" };
+            let message = format!("{} has no `kind`", section.title);
+            let mend = format!("add kind = \"{likely}\"; there are \"static\" and \"process\"");
+            problems.report(section.at, message, mend);
+        }
+        return None;
+    };
+    match kind.text {
+        "static" => {
+            refuse_keys(section, &PROCESS_KEYS, "static", "process", problems);
+            root(section, problems).map(|root| ServiceKind::Static { root })
+        }
+        "process" => {
+            refuse_keys(section, &STATIC_KEYS, "process", "static", problems);
+            process(section, problems)
+        }
+        coming if COMING_KINDS.contains(&coming) => {
+            let message = format!("services of kind \"{coming}\" come later");
+            problems.report(kind.at, message, "use \"static\" or \"process\" for now");
+            None
+        }
+        other => {
+            let message = format!("there is no kind of service called {}", quote(other));
+            let mend = match closest(other, ["static", "process"]) {
+                Some(likely) => format!("did you mean \"{likely}\"?"),
+                None => "use \"static\" for files, \"process\" for a program that listens on $PORT"
+                    .to_owned(),
+            };
+            problems.report(kind.at, message, mend);
+            None
+        }
+    }
+}
+
+/// Reports the keys that belong to a service of another kind.
+fn refuse_keys(
+    section: &Section<'_>,
+    keys: &[&str],
+    kind: &str,
+    other: &str,
+    problems: &mut Problems<'_>,
+) {
+    for key in keys {
+        if let Some(at) = section.place_of(key) {
+            let message =
+                format!("{} is of kind {kind}, and `{key}` belongs to {other}", section.title);
+            problems.report(at, message, format!("remove `{key}`, or set kind = \"{other}\""));
+        }
+    }
+}
+
+fn root(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<String> {
+    if section.place_of("root").is_none() {
+        let message = format!("{} has no `root`", section.title);
+        let mend = "add root = \"public\", the directory whose files are served";
+        problems.report(section.at, message, mend);
+    }
+    let root = section.text("root", problems)?;
+    let mut parts = root.text.split('/').filter(|part| !part.is_empty() && *part != ".");
+    let wrong = if root.text.is_empty() {
+        Some(("is empty", "write root = \".\" for the app's own directory"))
+    } else if root.text.len() > MAX_ROOT_BYTES {
+        Some(("is too long", "choose a path of at most 1024 bytes"))
+    } else if root.text.starts_with('/') {
+        Some(("is absolute", "write it relative to the directory of selvedge.toml"))
+    } else if parts.clone().any(|part| part == "..") {
+        Some(("leads out of the app's directory", "keep it below the directory of selvedge.toml"))
+    } else if parts.clone().any(|part| part == ".git") {
+        Some(("would publish the repository itself", "choose the directory that the build fills"))
+    } else if root.text.contains(|c: char| c.is_control() || c == '\\') {
+        Some(("has a backslash or a control character", "separate directories with `/`"))
+    } else {
+        None
+    };
+    if let Some((what, mend)) = wrong {
+        problems.report(root.at, format!("root {} {what}", quote(root.text)), mend);
+        return None;
+    }
+    let first = parts.next().unwrap_or(".").to_owned();
+    Some(parts.fold(first, |path, part| path + "/" + part))
+}
+
+fn process(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<ServiceKind> {
+    if section.place_of("command").is_none() {
+        let message = format!("{} has no `command`", section.title);
+        let mend = "add command = \"node server.js\", a program that listens on $PORT";
+        problems.report(section.at, message, mend);
+    }
+    let command = command(section, "command", problems);
+    let health = section.text("health", problems).map(|health| {
+        if let Some((what, mend)) = health_problem(health.text) {
+            problems.report(health.at, format!("health {} {what}", quote(health.text)), mend);
+        }
+        health.text.to_owned()
+    });
+    let start_timeout_s = seconds(section, "start_timeout", problems);
+    let stop_timeout_s = seconds(section, "stop_timeout", problems);
+    let memory_mib = memory(section, problems);
+    Some(ServiceKind::Process {
+        command: command?,
+        health,
+        start_timeout_s: start_timeout_s.unwrap_or(DEFAULT_START_TIMEOUT_S),
+        stop_timeout_s: stop_timeout_s.unwrap_or(DEFAULT_STOP_TIMEOUT_S),
+        memory_mib: memory_mib.unwrap_or(DEFAULT_MEMORY_MIB),
+    })
+}
+
+fn health_problem(health: &str) -> Option<(&'static str, &'static str)> {
+    if health.contains("://") {
+        Some(("is a whole URL", "write the path alone, such as \"/healthz\""))
+    } else if !health.starts_with('/') || health.starts_with("//") {
+        Some(("does not begin with one `/`", "write a path such as \"/healthz\""))
+    } else if health.contains('#') || !health.bytes().all(|b| b.is_ascii_graphic()) {
+        Some((
+            "has a character that no request path has",
+            "use plain ASCII without spaces, and percent-encode the rest",
+        ))
+    } else if health.len() > MAX_HEALTH_BYTES {
+        Some(("is too long", "choose a path of at most 1024 bytes"))
+    } else {
+        None
+    }
+}
+
+/// A duration: a whole number with `s` or `m`.
+fn seconds(section: &Section<'_>, key: &str, problems: &mut Problems<'_>) -> Option<u32> {
+    let text = section.text_such_as(key, "30s", problems)?;
+    let seconds = quantity(text.text, &[("s", 1), ("m", 60)]);
+    match seconds {
+        None => {
+            let message = format!("{} is no duration that `{key}` takes", quote(text.text));
+            problems.report(text.at, message, format!("write {key} = \"30s\" or \"2m\""));
+        }
+        Some(seconds) if !(1..=MAX_TIMEOUT_S).contains(&seconds) => {
+            let message = format!("`{key}` is {seconds} seconds");
+            problems.report(text.at, message, "choose between 1s and 5m");
+        }
+        Some(_) => {}
+    }
+    seconds
+}
+
+/// A size of memory: a whole number with `MiB` or `GiB`.
+fn memory(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<u32> {
+    let text = section.text_such_as("memory", "256MiB", problems)?;
+    let units = [("MiB", 1), ("GiB", 1024)];
+    let memory = quantity(text.text, &units);
+    match memory {
+        None => {
+            let message = format!("{} is no size that `memory` takes", quote(text.text));
+            let units = one_of(units.map(|(unit, _)| unit));
+            let mend = format!("write a whole number with {units}: memory = \"256MiB\"");
+            problems.report(text.at, message, mend);
+        }
+        Some(memory) if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&memory) => {
+            let message = format!("`memory` is {memory} MiB");
+            problems.report(text.at, message, "choose between 16MiB and 64GiB");
+        }
+        Some(_) => {}
+    }
+    memory
+}
+
+/// A whole number followed by one of `units`, as a multiple of the unit that counts 1.
+fn quantity(text: &str, units: &[(&str, u32)]) -> Option<u32> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim_start_matches(' '))?;
+    number.parse::<u32>().ok()?.checked_mul(*factor)
+}
