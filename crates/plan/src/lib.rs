@@ -1,1 +1,12 @@
-//! Placeholder.
+//! Planners: pure functions from what is wanted and what is observed to documents.
+//!
+//! A planner takes its whole world as `Input`, time included, and returns a plan and a typed report
+//! of why; planning again on the result changes nothing. Nothing here reads a clock, touches the
+//! fabric or keeps state: control's drivers gather the input, write the documents and call again
+//! when something changes. Reports become sentences in [`explain`].
+
+pub mod certs;
+pub mod dns;
+pub mod explain;
+pub mod placement;
+pub mod rollout;
