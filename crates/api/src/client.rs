@@ -219,6 +219,11 @@ impl Client {
         self.events(Method::POST, &format!("/v1/apps/{app}/rollback"), Some(request)).await
     }
 
+    /// A repository's pushes that are kept, newest first.
+    pub async fn pushes(&self, repository: &RepositoryName) -> Result<Vec<Push>, ClientError> {
+        self.get(&format!("/v1/pushes/{repository}")).await
+    }
+
     /// A push.
     pub async fn push(
         &self,

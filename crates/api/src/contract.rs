@@ -43,8 +43,8 @@ pub struct DevInfo {
     pub zone: Host,
     /// The certificate authority's certificate, PEM.
     pub ca: PathBuf,
-    /// URL of the console.
-    pub console: String,
+    /// URL of the console; `None` until there is one.
+    pub console: Option<String>,
     /// The control process's id.
     pub control_pid: u32,
     /// Cities that `--from` knows.
