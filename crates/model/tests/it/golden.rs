@@ -69,6 +69,19 @@ fn normal_forms_survive_storage() {
 }
 
 #[test]
+fn the_examples_are_accepted() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(examples).unwrap() {
+        let file = entry.unwrap().path().join(manifest::FILE_NAME);
+        let (accepted, output) = output(&fs::read_to_string(&file).unwrap());
+        assert!(accepted, "{}:\n{output}", file.display());
+        names.push(file);
+    }
+    assert_eq!(names.len(), 4, "{names:?}");
+}
+
+#[test]
 fn the_limits_hold() {
     let head = "[app]\nname = \"a\"\n";
     let service =
