@@ -1,2 +1,67 @@
-//! Selvedge.
-fn main() {}
+//! Checks of the workspace itself: what compilers and linters don't see.
+//!
+//! `cargo xtask tidy` reads the sources, `layering` the graph of our crates, `dependencies` the
+//! crates of others. Each prints what is wrong, where, and what to do, and exits with 1. Nothing of
+//! ours depends on this crate, and it depends on nothing of ours.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool prints")]
+
+mod dependencies;
+mod layering;
+mod links;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about, bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+    /// The workspace to check; by default the one that this was built in.
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum Verb {
+    /// Budgets, documentation and leftovers in the sources.
+    Tidy,
+    /// Which of our crates may depend on which.
+    Layering,
+    /// Licences and banned crates, by deny.toml.
+    Dependencies,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(problems) if problems.is_empty() => ExitCode::SUCCESS,
+        Ok(problems) => {
+            problems.iter().for_each(|problem| println!("{problem}"));
+            eprintln!("problems: {}", problems.len());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<Vec<String>> {
+    let root = arguments.root.map_or_else(workspace_root, Ok)?;
+    match arguments.verb {
+        Verb::Tidy => tidy::check(&root),
+        Verb::Layering => layering::check(&root),
+        Verb::Dependencies => dependencies::check(&root),
+    }
+}
+
+fn workspace_root() -> anyhow::Result<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(here.parent().context("xtask lies in the workspace")?.to_owned())
+}

@@ -82,6 +82,24 @@ fn the_examples_are_accepted() {
 }
 
 #[test]
+fn the_guide_covers_every_key_and_its_examples_are_accepted() {
+    let guide = include_str!("../../../../docs/guide/selvedge-toml.md");
+    for (table, keys) in manifest::KEYS {
+        let section = guide.split("\n## ").find(|part| part.starts_with(&format!("`{table}`")));
+        let section = section.unwrap_or_else(|| panic!("the guide has no section {table}"));
+        for key in keys {
+            assert!(section.contains(&format!("| `{key}` |")), "{table} has no row for {key}");
+        }
+    }
+    let examples: Vec<_> = guide.split("```toml\n").skip(1).collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        let (accepted, output) = output(example.split("```").next().unwrap_or_default());
+        assert!(accepted, "{output}");
+    }
+}
+
+#[test]
 fn the_limits_hold() {
     let head = "[app]\nname = \"a\"\n";
     let service =

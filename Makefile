@@ -1,0 +1,42 @@
+# The commands of the project. Each works from a fresh clone; `make help` lists them.
+
+CARGO ?= cargo
+# The demo's build: `dev` shares its work with the tests, `release` is for measuring.
+PROFILE ?= dev
+BINARY = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/selvedge
+
+.PHONY: help deps build demo check lint unit test
+
+help:
+	@echo 'make demo   install what is missing, build, start the planet in a box, push the examples'
+	@echo 'make test   install what is missing, check, and run every test'
+	@echo 'make check  format, lints, layers, licences and unit tests: what to run before a commit'
+
+deps:
+	@scripts/install-deps.sh
+
+build:
+	$(CARGO) build --locked --profile $(PROFILE) -p selvedge
+
+demo: deps build
+	$(BINARY) demo
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) xtask tidy
+	$(CARGO) xtask layering
+	$(CARGO) xtask dependencies
+
+# nextest runs unit tests in parallel across crates, where it is installed.
+unit:
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  $(CARGO) nextest run --locked --workspace --lib --bins; \
+	else \
+	  $(CARGO) test --locked --quiet --workspace --lib --bins; \
+	fi
+
+check: lint unit
+
+test: deps lint
+	$(CARGO) test --locked --workspace --no-fail-fast
