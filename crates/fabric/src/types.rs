@@ -112,6 +112,20 @@ impl Consumer {
     }
 }
 
+/// A blob's content in pieces.
+#[derive(Debug)]
+pub struct BlobReader {
+    /// Filled by the backend; bounded.
+    pub(crate) receiver: mpsc::Receiver<Result<Bytes, FabricError>>,
+}
+
+impl BlobReader {
+    /// Waits for the next piece; `None` at the end of a sound blob. Cancel safe.
+    pub async fn next(&mut self) -> Option<Result<Bytes, FabricError>> {
+        self.receiver.recv().await
+    }
+}
+
 /// A lease that runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
@@ -165,5 +179,26 @@ impl Typed<'_> {
         let json = serde_json::to_vec(value)
             .map_err(|source| FabricError::Document { key: key.to_owned(), source })?;
         self.0.put(key, json.into(), expect).await
+    }
+
+    /// Replaces the document at `key` by what `change` makes of it, starting anew whenever another
+    /// writer came between. Returns what was written.
+    pub async fn update<T: DeserializeOwned + Serialize>(
+        &self,
+        key: &str,
+        mut change: impl FnMut(Option<T>) -> T,
+    ) -> Result<(Generation, T), WriteError> {
+        loop {
+            let (expect, current) = match self.get(key).await? {
+                Some((generation, current)) => (Expect::Generation(generation), Some(current)),
+                None => (Expect::Absent, None),
+            };
+            let value = change(current);
+            match self.put(key, &value, expect).await {
+                Ok(generation) => return Ok((generation, value)),
+                Err(WriteError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }

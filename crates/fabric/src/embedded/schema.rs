@@ -1,0 +1,241 @@
+//! The database file: its tables, its version, and how it is opened.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+/// Marks the file as ours ("SELV").
+const APPLICATION: i64 = 0x5345_4C56;
+/// The version of the tables below, kept in `user_version`.
+const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE meta (
+    name  TEXT PRIMARY KEY NOT NULL,
+    value INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE documents (
+    key      TEXT PRIMARY KEY NOT NULL,
+    revision INTEGER NOT NULL,
+    value    BLOB NOT NULL
+);
+-- One row for each revision since the oldest kept; no value means a deletion.
+CREATE TABLE changes (
+    revision INTEGER PRIMARY KEY NOT NULL,
+    key      TEXT NOT NULL,
+    value    BLOB
+);
+CREATE TABLE streams (
+    stream TEXT PRIMARY KEY NOT NULL,
+    first  INTEGER NOT NULL,
+    last   INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE messages (
+    stream   TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    payload  BLOB NOT NULL,
+    PRIMARY KEY (stream, sequence)
+);
+CREATE TABLE message_ids (
+    stream   TEXT NOT NULL,
+    id       TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    PRIMARY KEY (stream, id)
+) WITHOUT ROWID;
+CREATE INDEX message_ids_by_sequence ON message_ids (stream, sequence);
+CREATE TABLE cursors (
+    stream       TEXT NOT NULL,
+    name         TEXT NOT NULL,
+    acknowledged INTEGER NOT NULL,
+    PRIMARY KEY (stream, name)
+) WITHOUT ROWID;
+";
+
+/// Why a store can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or a file in it can't be used.
+    #[error("the store at {path} can't be opened: check that the directory can be written")]
+    Directory {
+        /// Which file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process has it open.
+    #[error("the store at {0} is in use by another process: stop that process first")]
+    InUse(PathBuf),
+    /// It was written by a later release.
+    #[error(
+        "the store at {path} has version {found}, and this program knows versions up to {known}: \
+         run the newer program that wrote it"
+    )]
+    Newer {
+        /// Where the store is.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest version that can be read.
+        known: i64,
+    },
+    /// The file is a database of something else.
+    #[error("{0} is not a Selvedge store: point to another directory or move the file away")]
+    Foreign(PathBuf),
+    /// SQLite failed.
+    #[error("the store at {path} can't be opened")]
+    Database {
+        /// Where the store is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+}
+
+/// An opened store: the writer's connection and what it found.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    /// Held for as long as the store is open.
+    pub(super) lock: File,
+    pub(super) file: PathBuf,
+    pub(super) incarnation: u64,
+    /// Grows at every opening; see [`super::leases`].
+    pub(super) life: u64,
+    pub(super) revision: u64,
+}
+
+/// Locks and opens the store in `directory`, making it if it is absent.
+pub(super) fn open(directory: &Path) -> Result<Opened, OpenError> {
+    let lock = lock(directory)?;
+    let file = directory.join("fabric.db");
+    // Made here so that it is readable by its owner only; SQLite gives its side files this mode.
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&file)
+        .map_err(|source| OpenError::Directory { path: file.clone(), source })?;
+    let failed = |source| OpenError::Database { path: file.clone(), source };
+    let mut connection = Connection::open(&file).map_err(failed)?;
+    check_version(&connection, &file)?;
+    prepare(&mut connection).map_err(failed)?;
+    let (incarnation, life, revision) = start_life(&mut connection).map_err(failed)?;
+    Ok(Opened { connection, lock, file, incarnation, life, revision })
+}
+
+/// Starts a new incarnation of the store in `directory`, which no process may have open: call this
+/// after putting a backup in its place. Every document then counts as newer than whatever was
+/// handed out before, and every watch starts anew. Returns the new incarnation.
+pub fn new_incarnation(directory: &Path) -> Result<u64, OpenError> {
+    let mut opened = open(directory)?;
+    let incarnation = (opened.incarnation + 1).max(unix_seconds());
+    let write = |connection: &mut Connection| {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        set_meta(&transaction, "incarnation", incarnation)?;
+        transaction.execute("DELETE FROM changes", ())?;
+        transaction.commit()
+    };
+    write(&mut opened.connection)
+        .map_err(|source| OpenError::Database { path: opened.file.clone(), source })?;
+    Ok(incarnation)
+}
+
+/// Opens one more connection, for reading only.
+pub(super) fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+/// How long SQLite waits for a lock. Only a checkpoint or a tool of the operator's can hold one.
+const BUSY: Duration = Duration::from_secs(5);
+
+pub(super) fn set_meta(connection: &Connection, name: &str, value: u64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")?
+        .execute((name, value))?;
+    Ok(())
+}
+
+pub(super) fn meta(connection: &Connection, name: &str) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT value FROM meta WHERE name = ?1")?
+        .query_row((name,), |row| row.get(0))
+}
+
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let failed = |source| OpenError::Directory { path: directory.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    let path = directory.join("lock");
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|source| OpenError::Directory { path, source })?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(directory.to_owned())),
+        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// Before anything is written, so that a file that is not ours stays as it is.
+fn check_version(connection: &Connection, file: &Path) -> Result<(), OpenError> {
+    let pragma = |name: &str| -> Result<i64, OpenError> {
+        connection
+            .pragma_query_value(None, name, |row| row.get(0))
+            .map_err(|source| OpenError::Database { path: file.to_owned(), source })
+    };
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    let empty = pragma("page_count")? == 0;
+    if application != APPLICATION && !empty {
+        return Err(OpenError::Foreign(file.to_owned()));
+    }
+    if version > VERSION {
+        return Err(OpenError::Newer { path: file.to_owned(), found: version, known: VERSION });
+    }
+    Ok(())
+}
+
+fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version == 0 {
+        transaction.execute_batch(TABLES)?;
+        set_meta(&transaction, "incarnation", unix_seconds())?;
+        set_meta(&transaction, "life", 0)?;
+        set_meta(&transaction, "revision", 0)?;
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
+    transaction.commit()
+}
+
+fn start_life(connection: &mut Connection) -> rusqlite::Result<(u64, u64, u64)> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // The clock makes it grow even when the file is an older copy.
+    let life = (meta(&transaction, "life")? + 1).max(unix_seconds());
+    set_meta(&transaction, "life", life)?;
+    let incarnation = meta(&transaction, "incarnation")?;
+    let revision = meta(&transaction, "revision")?;
+    transaction.commit()?;
+    Ok((incarnation, life, revision))
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
