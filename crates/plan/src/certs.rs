@@ -123,7 +123,8 @@ pub struct Report {
     pub fresh: usize,
     /// Bundles that are kept for their grace period, and until when.
     pub kept_until_ms: BTreeMap<SiteId, BTreeMap<Host, u64>>,
-    /// When the plan may change although nothing else does: the next renewal or removal.
+    /// When the next of what is in place is to be renewed or removed. With nothing to do, the plan
+    /// stays the same until then.
     pub next_ms: Option<u64>,
 }
 

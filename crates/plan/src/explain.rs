@@ -20,7 +20,7 @@ pub fn placement(report: &Report) -> Vec<String> {
         1 => "one provider".to_owned(),
         number => format!("{number} providers"),
     };
-    let sites = sites(report.chosen.len());
+    let sites = sites(u32::try_from(report.chosen.len()).unwrap_or(u32::MAX));
     let mut lines = vec![format!("{app} runs at {sites} of {providers}:")];
     lines.extend(report.chosen.iter().map(|chosen| format!("  {}", chosen_line(chosen))));
     if let Some(latency) = &report.latency {
@@ -47,7 +47,7 @@ fn chosen_line(chosen: &Chosen) -> String {
     let why = match chosen.why {
         Why::Included => "included by name",
         Why::MeetsConstraints => "meets every constraint",
-        Why::Gain => "saves the most",
+        Why::Gain => "chosen for its gain",
     };
     let gain = match chosen.mean_ms {
         None => String::new(),
@@ -76,7 +76,8 @@ fn runner_up_line(runner_up: &Spare, rest: &[Spare]) -> String {
     let Spare { site, city, gain_ms } = runner_up;
     let rest = match rest.len() {
         0 => String::new(),
-        number => format!(" ({number} more qualify)"),
+        1 => " (1 further site qualifies)".to_owned(),
+        number => format!(" ({number} further sites qualify)"),
     };
     format!("Next would be {site} ({city}), which would save {gain_ms:.1} ms more{rest}.")
 }
@@ -100,10 +101,7 @@ fn reason(reason: &Reason) -> String {
 fn binding_line(binding: &Binding) -> String {
     match binding {
         Binding::MaxSites { max_sites, feasible } => {
-            format!(
-                "max_sites = {max_sites} leaves out {} that qualify",
-                sites2(*feasible, *max_sites)
-            )
+            format!("max_sites = {max_sites}, and {feasible} sites qualify")
         }
         Binding::MinSites { min_sites } => {
             format!("min_sites = {min_sites}: none of the sites can be lost without breaking it")
@@ -170,12 +168,17 @@ fn too_few(
     let limit = |limit: &Limit| {
         format!("{} rules out {}", constraint_name(limit.constraint), limit.rules_out)
     };
-    write!(f, "{feasible} of {total} sites qualify: {}; ", list(limits.iter().map(limit)))?;
+    let qualify = if feasible == 1 { "qualifies" } else { "qualify" };
+    let limited = list(limits.iter().map(limit));
+    write!(f, "{feasible} of {total} sites {qualify}: {limited}; ")?;
     let enough = |limit: &&Limit| limit.feasible_without >= min_sites;
     let mends: Vec<_> = limits
         .iter()
         .filter(enough)
-        .map(|it| format!("{} ({} would qualify)", mend(it.constraint), it.feasible_without))
+        .map(|it| {
+            let (mend, sites) = (mend(it.constraint), sites(it.feasible_without));
+            format!("{mend} ({sites} qualify without this limit)")
+        })
         .collect();
     if feasible > 0 {
         write!(f, "lower min_sites to {feasible}")?;
@@ -216,15 +219,8 @@ fn mend(constraint: Constraint) -> &'static str {
     }
 }
 
-fn sites(number: usize) -> String {
+fn sites(number: u32) -> String {
     match number {
-        1 => "1 site".to_owned(),
-        number => format!("{number} sites"),
-    }
-}
-
-fn sites2(feasible: u32, max_sites: u32) -> String {
-    match feasible.saturating_sub(max_sites) {
         1 => "1 site".to_owned(),
         number => format!("{number} sites"),
     }

@@ -19,7 +19,7 @@ use selvedge_model::topology::{Jurisdiction, Region};
 use selvedge_model::{AppName, Placement, ServiceKind, Site, SiteId, Topology};
 use serde::{Deserialize, Serialize};
 
-use search::Search;
+use search::{Search, rounded};
 
 /// The least part of the mean round trip that a change of a standing placement must save.
 pub const GAIN_THRESHOLD: f64 = 0.03;
@@ -413,12 +413,14 @@ pub fn plan(input: &Input<'_>) -> (Result<Plan, Infeasible>, Report) {
     let (set, faster) = search.settle(&current);
     describe(input, &search, &set, &mut report);
     if let Some(faster) = faster {
-        let (mean_ms, could_be_ms) = (search.cost(&set), search.cost(&faster));
+        let mean_ms = rounded(search.cost(&set));
+        let could_be_ms = rounded(search.cost(&faster));
         report.binds.push(Binding::Stability { mean_ms, could_be_ms });
     } else if search.spread && !search.takes_all() && report.providers.len() == 2 {
         search.spread = false;
-        let (mean_ms, without_ms) = (search.cost(&set), search.cost(&search.fresh()));
-        if without_ms < mean_ms * (1.0 - 1e-6) {
+        let mean_ms = rounded(search.cost(&set));
+        let without_ms = rounded(search.cost(&search.fresh()));
+        if without_ms < mean_ms {
             report.binds.push(Binding::ProviderSpread { mean_ms, without_ms });
         }
     }
@@ -519,7 +521,7 @@ fn describe(input: &Input<'_>, search: &Search<'_>, set: &BTreeSet<usize>, repor
         let site = candidate.site;
         so_far.insert(index);
         let mean_ms = (explained && has_demand).then(|| {
-            let gain = Gain { before_ms, after_ms: search.cost(&so_far) };
+            let gain = Gain { before_ms, after_ms: rounded(search.cost(&so_far)) };
             before_ms = Some(gain.after_ms);
             gain
         });
@@ -535,7 +537,7 @@ fn describe(input: &Input<'_>, search: &Search<'_>, set: &BTreeSet<usize>, repor
     let spare = |(site, gain_ms): (&Site, f64)| Spare {
         site: site.id.clone(),
         city: site.city.clone(),
-        gain_ms,
+        gain_ms: rounded(gain_ms),
     };
     report.spare = search.gains(set).into_iter().map(spare).collect();
     report.latency = search.latency(set, input.demand);

@@ -396,7 +396,7 @@ fn progress(input: &Input<'_>, site: &SiteId, verifying: bool) -> Progress {
 }
 
 fn probed(probe: Option<&Probe>, epoch: Epoch) -> Progress {
-    let lack = match probe.filter(|probe| probe.epoch == epoch || probe.status == 0) {
+    let lack = match probe.filter(|probe| probe.epoch == epoch) {
         None => Lack::Probe,
         Some(probe) if (1..500).contains(&probe.status) => return Progress::Done,
         Some(probe) => Lack::GoodProbe { status: probe.status, detail: probe.detail.clone() },

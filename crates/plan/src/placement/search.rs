@@ -14,6 +14,9 @@ const EQUAL: f64 = 1e-9;
 /// What an impossible round trip counts as, in ms.
 const FAR_MS: f64 = 1e6;
 
+/// How many further starts the search makes.
+const STARTS: usize = 12;
+
 /// Indexes into the candidates.
 pub(super) type Set = BTreeSet<usize>;
 
@@ -218,7 +221,11 @@ impl<'a> Search<'a> {
                 .members(set)
                 .filter_map(|candidate| Some((rtt(candidate)?, candidate.site)))
                 .min_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.id.cmp(&b.1.id)))?;
-            served.push(Served { name: name.name.clone(), site: site.id.clone(), rtt_ms });
+            served.push(Served {
+                name: name.name.clone(),
+                site: site.id.clone(),
+                rtt_ms: rounded(rtt_ms),
+            });
         }
         let mut rising: Vec<_> =
             served.iter().map(|it| it.rtt_ms).zip(self.weights.iter().copied()).collect();
@@ -231,12 +238,30 @@ impl<'a> Search<'a> {
             }
             sum += weight;
         }
-        Some(Latency { mean_ms: self.cost(set), p95_ms: p95_ms?, demand: served })
+        Some(Latency { mean_ms: rounded(self.cost(set)), p95_ms: p95_ms?, demand: served })
     }
 
-    /// The best set found without regard to what stands.
+    /// The best set found without regard to what stands. Swaps end in a local optimum, so the
+    /// search also starts from each of the candidates that help most on their own.
     pub(super) fn fresh(&self) -> Set {
-        self.improve(self.fill(self.fixed.clone()), EQUAL)
+        let greedy = self.improve(self.fill(self.fixed.clone()), EQUAL);
+        if self.takes_all() || self.size == self.fixed.len() {
+            return greedy;
+        }
+        let from = |(site, _): (&Site, f64)| {
+            let mut start = self.select(|it| it.id == site.id);
+            start.extend(&self.fixed);
+            self.improve(self.fill(start), EQUAL)
+        };
+        let mut best = (self.cost(&greedy), greedy);
+        for set in self.gains(&self.fixed).into_iter().take(STARTS).map(from) {
+            let cost = self.cost(&set);
+            let spread = !self.spread || self.providers(&set).len() >= 2;
+            if spread && is_better(cost, best.0, EQUAL) {
+                best = (cost, set);
+            }
+        }
+        best.1
     }
 
     /// The set to take when `current` stands, and the set that would be faster by too little.
@@ -271,6 +296,11 @@ impl<'a> Search<'a> {
             (set, None)
         }
     }
+}
+
+/// To the microsecond, for reports: finer is noise, and survives no JSON.
+pub(super) fn rounded(ms: f64) -> f64 {
+    (ms * 1000.0).round() / 1000.0
 }
 
 fn is_better(cost: f64, than: f64, threshold: f64) -> bool {
