@@ -5,12 +5,13 @@ CARGO ?= cargo
 PROFILE ?= dev
 BINARY = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/selvedge
 
-.PHONY: help deps build demo check lint unit test
+.PHONY: help deps build demo check lint unit test bench
 
 help:
 	@echo 'make demo   install what is missing, build, start the planet in a box, push the examples'
 	@echo 'make test   install what is missing, check, and run every test'
 	@echo 'make check  format, lints, layers, licences and unit tests: what to run before a commit'
+	@echo 'make bench  time from git push to live at every site, over 20 pushes of two examples'
 
 deps:
 	@scripts/install-deps.sh
@@ -40,3 +41,7 @@ check: lint unit
 
 test: deps lint
 	$(CARGO) test --locked --workspace --no-fail-fast
+
+bench: deps
+	$(CARGO) build --locked --release -p selvedge
+	$(CARGO) xtask bench push

@@ -1,11 +1,13 @@
-//! Checks of the workspace itself: what compilers and linters don't see.
+//! Checks of the workspace itself, which compilers and linters don't make, and benchmarks.
 //!
 //! `cargo xtask tidy` reads the sources, `layering` the graph of our crates, `dependencies` the
-//! crates of others. Each prints what is wrong, where, and what to do, and exits with 1. Nothing of
-//! ours depends on this crate, and it depends on nothing of ours.
+//! crates of others. Each prints what is wrong, where, and what to do, and exits with 1.
+//! `cargo xtask bench push` measures the binary from outside. Nothing of ours depends on this
+//! crate, and it depends on nothing of ours.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool prints")]
 
+mod bench;
 mod dependencies;
 mod layering;
 mod links;
@@ -27,7 +29,7 @@ struct Arguments {
     root: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Verb {
     /// Budgets, documentation and leftovers in the sources.
     Tidy,
@@ -35,6 +37,15 @@ enum Verb {
     Layering,
     /// Licences and banned crates, by deny.toml.
     Dependencies,
+    /// Measures the product from outside.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// From `git push` to live at every site of a box.
+    Push(bench::Push),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +69,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Vec<String>> {
         Verb::Tidy => tidy::check(&root),
         Verb::Layering => layering::check(&root),
         Verb::Dependencies => dependencies::check(&root),
+        Verb::Bench(Bench::Push(options)) => bench::push(&root, &options).map(|()| Vec::new()),
     }
 }
 
