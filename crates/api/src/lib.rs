@@ -17,8 +17,8 @@ pub use contract::{AgentInfo, CityInfo, ControlInfo, DevInfo, DevSite, SCHEMA, T
 pub use problem::{PROBLEM_JSON, Problem, ProblemKind};
 pub use push::{PushEvent, RollbackRequest, SiteProgress};
 pub use status::{
-    AppSite, AppSiteState, AppStatus, AppSummary, ControlStatus, LiveRelease, ReleaseRow,
-    SiteHealth, SiteRow, StageTiming, Status, Version,
+    AppSite, AppSiteState, AppStatus, AppSummary, ControlStatus, FailedPush, LiveRelease,
+    ReleaseRow, SiteHealth, SiteRow, StageTiming, Status, Version,
 };
 pub use why::{HostWhy, Why};
 

@@ -1,13 +1,14 @@
 //! How an installation stands. Times are Unix milliseconds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use selvedge_model::geo::Point;
 use selvedge_model::id::ProviderName;
 use selvedge_model::topology::Region;
 use selvedge_model::{
-    AppName, Digest, EnvironmentName, Epoch, Host, ReleaseId, RepositoryName, SiteId, Stage,
+    AppName, Digest, EnvironmentName, Epoch, Host, ReleaseId, RepositoryName, ServiceName, SiteId,
+    Stage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -140,8 +141,25 @@ pub struct AppStatus {
     pub sites: Vec<AppSite>,
     /// The number of a push of its repository that is under way.
     pub pushing: Option<u64>,
-    /// Why the repository's last push did not go live, if it did not.
-    pub last_failure: Option<String>,
+    /// The repository's last push, if it did not go live.
+    pub last_failure: Option<FailedPush>,
+}
+
+/// A push that did not go live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedPush {
+    /// Its number in the repository.
+    pub push: u64,
+    /// The commit that was pushed.
+    pub commit: String,
+    /// When it was received.
+    pub at_ms: u64,
+    /// The stage that failed.
+    pub stage: Stage,
+    /// What happened and what to do, in words.
+    pub reason: String,
+    /// The last lines of the output that shows it.
+    pub last_lines: Vec<String>,
 }
 
 /// What users see of an app.
@@ -230,7 +248,7 @@ pub struct ReleaseRow {
     /// The stage that took longest.
     pub slowest: Option<Stage>,
     /// Blobs by service, for tools that compare releases.
-    pub artifacts: std::collections::BTreeMap<selvedge_model::ServiceName, Digest>,
+    pub artifacts: BTreeMap<ServiceName, Digest>,
 }
 
 /// A stage's time.

@@ -27,8 +27,10 @@ pub struct Why {
 pub struct HostWhy {
     /// The host.
     pub host: Host,
-    /// Sites that DNS names.
+    /// Sites that DNS names, or is about to.
     pub answered: Vec<SiteId>,
-    /// Sites that have the app and are not named, with the reason in words.
+    /// Sites that have the app and are not fit to be named, with the reason in words.
     pub withheld: BTreeMap<SiteId, String>,
+    /// No site is healthy, so unhealthy ones are named all the same.
+    pub failed_open: bool,
 }

@@ -1,0 +1,234 @@
+//! The composition of a control process.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use selvedge_api::{ControlStatus, Token};
+use selvedge_fabric::embedded::{Embedded, OpenError};
+use selvedge_fabric::server::{BindError, Server};
+use selvedge_fabric::{Expect, Fabric, FabricError, SharedFabric, Typed, WriteError};
+use selvedge_model::documents::PinKeys;
+use selvedge_model::{Host, Installation, Topology, keys};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::authority::{Authority, AuthorityError};
+use crate::data::{DataDirectory, DataError, random};
+use crate::drivers::{self, Certificates, Names, Problems};
+use crate::server::{self, Api};
+use crate::tasks::{Ended, Tasks};
+use crate::world::Mirror;
+use crate::{now_ms, token};
+
+/// The fabric's socket in the data directory.
+pub const FABRIC_SOCKET: &str = "fabric.sock";
+
+/// What the drivers plan on.
+pub(crate) const DRIVEN: [&str; 9] = [
+    keys::INSTALLATION,
+    keys::TOPOLOGY,
+    keys::RELEASES,
+    keys::ASSIGNMENTS,
+    keys::ACTIVATIONS,
+    keys::CERTIFICATES,
+    keys::ZONES,
+    keys::SITE_REPORTS,
+    keys::APP_REPORTS,
+];
+
+/// What control needs to know to start.
+pub struct Config {
+    /// Everything that control keeps: store, blobs, repositories, authority, caches. Mode 0700.
+    pub data: PathBuf,
+    /// The API and git endpoint. Port 0 picks a free one. Plain HTTP, so loopback only.
+    pub listen: SocketAddr,
+    /// Where apps that name no host are served: `APP.ZONE`.
+    pub zone: Host,
+    /// The installation's sites, written to the fabric when they differ.
+    pub topology: Topology,
+    /// Serve apps at `APP.localhost` too, and tell DNS of the built-in cities' client subnets.
+    pub in_a_box: bool,
+    /// The executable, for git hooks and sandboxes.
+    pub executable: PathBuf,
+    /// Run builds without a sandbox where the machine can't make one.
+    pub unsafe_builds: bool,
+}
+
+/// Why control can't start, or can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The address is not on loopback.
+    #[error(
+        "control speaks plain HTTP and so listens on loopback only, not on {0}: use 127.0.0.1, and an SSH tunnel or a TLS proxy to reach it from elsewhere"
+    )]
+    NotLoopback(SocketAddr),
+    /// The listener can't be bound.
+    #[error("can't listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The data directory can't be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The certificate authority can't be used.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The store can't be opened.
+    #[error("can't open the store")]
+    Store(#[source] OpenError),
+    /// The store can't be served to the machine's other processes.
+    #[error("can't serve the store to sites")]
+    Socket(#[source] BindError),
+    /// The store failed.
+    #[error("the store failed")]
+    Fabric(#[from] FabricError),
+    /// A part of control that the rest can't do without has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+/// A control process that has bound its listener and opened its store.
+pub struct Control {
+    address: SocketAddr,
+    token: Token,
+    authority_path: PathBuf,
+    fabric_socket: PathBuf,
+    listener: TcpListener,
+    router: axum::Router,
+    tasks: Tasks,
+    // Last, so that the lock outlives whatever writes into the directory.
+    _data: DataDirectory,
+}
+
+impl Control {
+    /// Opens the store, completes or undoes what an earlier life left, and binds the listener.
+    /// Sites can reach the store from here on; the API is served by [`Control::run`].
+    pub async fn start(config: Config) -> Result<Self, ControlError> {
+        if !config.listen.ip().is_loopback() {
+            return Err(ControlError::NotLoopback(config.listen));
+        }
+        let data = DataDirectory::open(&config.data)?;
+        let cannot_listen = |source| ControlError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(cannot_listen)?;
+        let address = listener.local_addr().map_err(cannot_listen)?;
+        let token = token::load_or_create(&data.join("token"))?;
+        let authority = Authority::load_or_create(&data.join("authority"), now_ms())?;
+        let authority_path = authority.certificate_path().to_owned();
+
+        let store = Embedded::open(&data.join("fabric")).map_err(ControlError::Store)?;
+        let fabric: SharedFabric = Arc::new(store);
+        found(&*fabric, &config).await?;
+        let fabric_socket = data.join(FABRIC_SOCKET);
+        let server = Server::bind(&fabric_socket, fabric.clone()).map_err(ControlError::Socket)?;
+        let mut tasks = Tasks::default();
+        tasks.spawn_last("the store's socket", |token| server.run(token));
+        let problems = drive(&mut tasks, &fabric, Arc::new(authority)).await?;
+
+        let status = ControlStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_ms: now_ms(),
+            incarnation: fabric.incarnation().await?,
+            zone: config.zone,
+            problems: Vec::new(),
+        };
+        let router = Api::new(fabric, token.clone(), status, problems).router();
+        Ok(Self {
+            address,
+            token,
+            authority_path,
+            fabric_socket,
+            listener,
+            router,
+            tasks,
+            _data: data,
+        })
+    }
+
+    /// Where the API is served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The operator's token. Also kept in `DATA/token`, mode 0600.
+    pub fn token(&self) -> &str {
+        &self.token.0
+    }
+
+    /// The fabric's socket, for agents of the same machine.
+    pub fn fabric_socket(&self) -> PathBuf {
+        self.fabric_socket.clone()
+    }
+
+    /// The certificate authority's certificate, PEM.
+    pub fn authority_path(&self) -> PathBuf {
+        self.authority_path.clone()
+    }
+
+    /// Works until `token` is cancelled. An error means that a part has ended by itself: the
+    /// process should end too and be started again.
+    pub async fn run(self, token: CancellationToken) -> Result<(), ControlError> {
+        let Self { listener, router, mut tasks, .. } = self;
+        tasks.spawn("the API", |token| server::serve(listener, router, token));
+        Ok(tasks.run(token).await?)
+    }
+}
+
+/// Writes what an installation rests on.
+async fn found(fabric: &dyn Fabric, config: &Config) -> Result<(), ControlError> {
+    let installation = Installation { zone: config.zone.clone(), in_a_box: config.in_a_box };
+    ensure(fabric, keys::INSTALLATION, &installation).await?;
+    ensure(fabric, keys::TOPOLOGY, &config.topology).await?;
+    // Pins that clients hold stay valid, so the keys are never replaced here.
+    let keys = PinKeys { keys: vec![hex::encode(random::<32>()?)] };
+    match Typed(fabric).put(keys::PIN_KEYS, &keys, Expect::Absent).await {
+        Ok(_) | Err(WriteError::Conflict { .. }) => Ok(()),
+        Err(WriteError::Fabric(error)) => Err(error.into()),
+    }
+}
+
+/// Writes a document unless it is there as it should be.
+async fn ensure<T: Serialize>(
+    fabric: &dyn Fabric,
+    key: &str,
+    value: &T,
+) -> Result<(), ControlError> {
+    let wanted = serde_json::to_vec(value)
+        .map_err(|source| FabricError::Document { key: key.to_owned(), source })?;
+    if fabric.get(key).await?.is_some_and(|document| document.value == wanted) {
+        return Ok(());
+    }
+    match fabric.put(key, wanted.into(), Expect::Any).await {
+        Ok(_) => Ok(()),
+        Err(WriteError::Fabric(error)) => Err(error.into()),
+        Err(error @ WriteError::Conflict { .. }) => {
+            Err(FabricError::Store(error.to_string()).into())
+        }
+    }
+}
+
+/// Starts the planners' drivers.
+async fn drive(
+    tasks: &mut Tasks,
+    fabric: &SharedFabric,
+    authority: Arc<Authority>,
+) -> Result<Problems, ControlError> {
+    let problems = Problems::default();
+    let mirror = Mirror::start(fabric, &DRIVEN).await?;
+    let certificates = Certificates::new(fabric.clone(), authority);
+    let (world, found) = (mirror.subscribe(), problems.clone());
+    tasks.spawn("the driver of certificates", |token| {
+        drivers::drive(certificates, world, found, token)
+    });
+    let names = Names::new(fabric.clone());
+    let (world, found) = (mirror.subscribe(), problems.clone());
+    tasks.spawn("the driver of names", |token| drivers::drive(names, world, found, token));
+    tasks.spawn("the mirror of the store", |token| mirror.run(token));
+    Ok(problems)
+}

@@ -1,0 +1,106 @@
+//! The HTTP API: authentication, limits and routes. What the answers say is decided in
+//! [`crate::views`].
+
+mod error;
+mod listener;
+mod routes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::header::AUTHORIZATION;
+use selvedge_api::{ControlStatus, ProblemKind, Token};
+use selvedge_fabric::SharedFabric;
+
+pub(crate) use error::ApiError;
+pub(crate) use listener::serve;
+
+use crate::drivers::Problems;
+use crate::token;
+
+/// The largest body of a request to the API, git's apart.
+const MAX_BODY: usize = 64 << 10;
+/// How long an answer may take to begin.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the routes work with.
+#[derive(Clone)]
+pub(crate) struct Api {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    fabric: SharedFabric,
+    token: Token,
+    control: ControlStatus,
+    problems: Problems,
+}
+
+impl Api {
+    pub(crate) fn new(
+        fabric: SharedFabric,
+        token: Token,
+        control: ControlStatus,
+        problems: Problems,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { fabric, token, control, problems }) }
+    }
+
+    fn control_status(&self) -> ControlStatus {
+        let mut status = self.inner.control.clone();
+        status.problems = self.inner.problems.list();
+        status
+    }
+
+    /// Everything that is served.
+    pub(crate) fn router(self) -> Router {
+        let answers = Router::new()
+            .route("/v1/version", get(routes::version))
+            .route("/v1/status", get(routes::status))
+            .route("/v1/sites", get(routes::sites))
+            .route("/v1/apps", get(routes::apps))
+            .route("/v1/apps/{app}/releases", get(routes::releases))
+            .route("/v1/apps/{app}/why", get(routes::why))
+            .route("/v1/pushes/{repository}", get(routes::pushes))
+            .route("/v1/pushes/{repository}/{number}", get(routes::push))
+            .method_not_allowed_fallback(routes::method_not_allowed)
+            .layer(from_fn(in_time))
+            .layer(DefaultBodyLimit::max(MAX_BODY));
+        Router::new()
+            .merge(answers)
+            .fallback(routes::not_found)
+            .layer(from_fn_with_state(self.clone(), authenticate))
+            // Health is for machines that have no token, and says nothing else.
+            .route("/healthz", get(async || "ok\n"))
+            .layer(from_fn(error::problems))
+            .with_state(self)
+    }
+}
+
+async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Response {
+    if token::is_shown(&api.inner.token, request.headers().get(AUTHORIZATION)) {
+        return next.run(request).await;
+    }
+    let error = if request.headers().contains_key(AUTHORIZATION) {
+        ApiError::new(ProblemKind::Unauthorized, "this is not the operator's token")
+    } else {
+        ApiError::new(ProblemKind::Unauthorized, "the operator's token is missing")
+    };
+    error
+        .hint("the token is in the file `token` of control's data directory; set SELVEDGE_TOKEN")
+        .into_response()
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::new(ProblemKind::Busy, "the answer took too long")
+            .hint("try again")
+            .into_response(),
+    }
+}
