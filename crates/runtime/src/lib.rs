@@ -1,30 +1,49 @@
 //! Workloads and build tasks: the sandbox, the shim and what supervises them.
 //!
 //! A *task* (build, test) runs once and ends; a *workload* is kept running. Both run inside a
-//! sandbox set up by a shim: this executable again, single-threaded, PID 1 of the workload's PID
-//! namespace, which ends with everything in it when its parent's socket closes.
+//! sandbox set up by a shim, this executable again: single-threaded, the parent of the first
+//! process in the sandbox's PID namespace, which it ends, with everything in it, when its socket
+//! to the runtime closes.
 //!
 //! It knows nothing of apps, releases, the fabric or the proxy. `agent` runs workloads with it,
 //! `control` runs builds, and the binary gives [`shim_main`] a hidden verb.
 
+mod cgroup;
+mod channel;
+mod egress;
+mod environment;
+mod link;
+mod output;
+mod prepare;
+mod probe;
+mod protocol;
+mod readiness;
+mod shim;
+mod supervisor;
+mod sys;
+mod task;
+mod tenant;
 mod workload;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 
-use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use ipnet::IpNet;
+use tokio::sync::mpsc;
 
+pub use supervisor::{Connector, Workload};
+pub use task::{TaskOutcome, TaskSpec};
 pub use workload::{WorkloadSpec, WorkloadState};
+
+use prepare::Machine;
 
 /// The hidden verb that re-executes the binary as a shim: `selvedge shim`.
 pub const SHIM_VERB: &str = "shim";
 
 /// The shim's main function. Must be called before any thread is started (before tokio).
 pub fn shim_main() -> ! {
-    #[allow(clippy::exit)]
-    std::process::exit(64)
+    let code = shim::run();
+    sys::exit(code)
 }
 
 /// How sandboxes are made.
@@ -32,12 +51,35 @@ pub fn shim_main() -> ! {
 pub struct Config {
     /// The executable to run as shim with [`SHIM_VERB`]; `/proc/self/exe` for the binary itself.
     pub executable: PathBuf,
-    /// A directory for sandbox scratch, private to this process.
+    /// A directory for sandbox scratch, private to this process. Made when missing.
     pub state: PathBuf,
     /// Directories that no sandbox may see whatever else is bound (control's data).
     pub hidden: Vec<PathBuf>,
     /// Run without a sandbox where the machine can't make one (`--unsafe-builds`).
     pub allow_unsafe: bool,
+    /// Private networks that sandboxes may reach, beside the public internet. The machine's own
+    /// addresses are never reached.
+    pub egress_allow: Vec<IpNet>,
+    /// The table of tenants' user ids, for runtimes with root. All of a machine's runtimes should
+    /// share one, so that no two tenants share a user: [`Config::TENANTS`].
+    pub tenants: PathBuf,
+}
+
+impl Config {
+    /// The machine's table of tenants' user ids.
+    pub const TENANTS: &str = "/var/lib/selvedge/tenants";
+
+    /// The safe defaults.
+    pub fn new(executable: PathBuf, state: PathBuf) -> Self {
+        Self {
+            executable,
+            state,
+            hidden: Vec::new(),
+            allow_unsafe: false,
+            egress_allow: Vec::new(),
+            tenants: Self::TENANTS.into(),
+        }
+    }
 }
 
 /// Why something can't be run.
@@ -54,93 +96,45 @@ pub enum RuntimeError {
     Connect(#[source] std::io::Error),
 }
 
-/// Makes sandboxes.
+/// Makes sandboxes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Runtime {
-    _config: Config,
-}
-
-/// A command to run once.
-#[derive(Debug, Clone)]
-pub struct TaskSpec {
-    /// For people: `build of shop`.
-    pub name: String,
-    /// What tenant it belongs to; decides the user id.
-    pub tenant: String,
-    /// The checkout, writable at `/app`. Its files are given to the task's user.
-    pub app: PathBuf,
-    /// The app's dependency cache, writable, at `/cache` (npm, pip and XDG caches point there).
-    pub cache: PathBuf,
-    /// Run by `/bin/sh -c` in `/app`.
-    pub command: String,
-    /// Variables over the scrubbed environment.
-    pub environment: BTreeMap<String, String>,
-    /// Ended with SIGKILL after this.
-    pub timeout: Duration,
-    /// Memory limit in MiB.
-    pub memory_mib: u32,
-    /// Whether package registries and the rest of the network may be reached; the host's own
-    /// addresses never are.
-    pub network: bool,
-}
-
-/// How a task ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TaskOutcome {
-    /// Exit code 0.
-    Succeeded,
-    /// Another exit code.
-    Failed(i32),
-    /// A signal, named (`SIGKILL`), with a guess at the cause where there is one ("out of memory").
-    Killed(String),
-    /// The time limit.
-    TimedOut,
+    machine: Arc<Machine>,
 }
 
 impl Runtime {
-    /// Checks what the machine can do.
+    /// Finds out what the machine can do, by making a sandbox (some 20 ms, blocking), and sweeps
+    /// what killed processes left.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Setup`] when the state directory can't be made. A machine without sandboxes
+    /// is no error here, but when something is to be run.
     pub fn new(config: Config) -> Result<Self, RuntimeError> {
-        Ok(Self { _config: config })
+        Ok(Self { machine: Arc::new(Machine::new(config)?) })
+    }
+
+    /// Why programs can't be isolated on this machine and what mends it; `None` when they can.
+    pub fn no_sandbox(&self) -> Option<&str> {
+        self.machine.no_sandbox()
     }
 
     /// Runs a task to its end, or kills it when the future is dropped. Lines of its output go to
-    /// `output` as they come.
+    /// `output` as they come: stdout and stderr together, without control characters, bounded in
+    /// length and sum. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When it can't be run at all; how it ended is no error.
     pub async fn run_task(
         &self,
-        _spec: TaskSpec,
-        _output: mpsc::Sender<String>,
+        spec: TaskSpec,
+        output: mpsc::Sender<String>,
     ) -> Result<TaskOutcome, RuntimeError> {
-        Err(RuntimeError::NoSandbox("not written yet".into()))
+        task::run(&self.machine, spec, output).await
     }
 
-    /// Starts a workload and keeps it running until it is stopped or the handle is dropped.
-    pub fn start(&self, _spec: WorkloadSpec) -> Workload {
-        Workload { state: watch::Sender::new(WorkloadState::Starting) }
+    /// Starts a workload and keeps it running until it is stopped or the handle is dropped. Must
+    /// be called in a tokio runtime.
+    pub fn start(&self, spec: WorkloadSpec) -> Workload {
+        Workload::start(Arc::clone(&self.machine), spec)
     }
-}
-
-/// A workload that is kept running. Dropping it kills the workload at once.
-#[derive(Debug)]
-pub struct Workload {
-    state: watch::Sender<WorkloadState>,
-}
-
-impl Workload {
-    /// How it is; wakes on change.
-    pub fn state(&self) -> watch::Receiver<WorkloadState> {
-        self.state.subscribe()
-    }
-
-    /// Opens a connection to the workload's `$PORT` inside its network namespace.
-    pub async fn connect(&self) -> Result<TcpStream, RuntimeError> {
-        Err(RuntimeError::Connect(std::io::ErrorKind::ConnectionRefused.into()))
-    }
-
-    /// The last lines of its output, oldest first; stdout and stderr together.
-    pub fn last_lines(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// SIGTERM, then SIGKILL after the spec's stop timeout; returns when everything has ended.
-    pub async fn stop(self) {}
 }

@@ -27,6 +27,8 @@ pub struct WorkloadSpec {
     pub stop_timeout: Duration,
     /// Memory limit in MiB.
     pub memory_mib: u32,
+    /// A file that gets its output too, kept below some 16 MiB with its predecessor `NAME.1`.
+    pub log: Option<PathBuf>,
 }
 
 /// How a workload is.

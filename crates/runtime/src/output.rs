@@ -1,0 +1,201 @@
+//! What programs print: cut into lines, cleaned, bounded.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+
+/// A longer line is cut here, and what is cut is left out.
+const MAX_LINE_BYTES: usize = 8 * 1024;
+/// A log file that would grow over this becomes `NAME.1`, in place of the one before it.
+const MAX_LOG_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Reads lines from the pipe that a program writes to.
+pub(crate) struct Lines {
+    pipe: pipe::Receiver,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    line: Vec<u8>,
+    cut: bool,
+}
+
+impl Lines {
+    pub(crate) fn new(pipe: pipe::Receiver) -> Self {
+        let buffer = vec![0; 16 * 1024].into_boxed_slice();
+        Self { pipe, buffer, start: 0, end: 0, line: Vec::new(), cut: false }
+    }
+
+    /// The next line; `None` once every process that could write has ended. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<String> {
+        loop {
+            let unread = self.buffer.get(self.start..self.end).unwrap_or_default();
+            let newline = unread.iter().position(|byte| *byte == b'\n');
+            let taken = newline.unwrap_or(unread.len());
+            let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
+            self.line.extend(unread.iter().take(taken.min(room)));
+            self.cut |= taken > room;
+            if newline.is_some() {
+                self.start += taken + 1;
+                return Some(self.finish());
+            }
+            self.start = 0;
+            self.end = 0;
+            match self.pipe.read(&mut self.buffer).await {
+                Ok(0) | Err(_) if self.line.is_empty() => return None,
+                Ok(0) | Err(_) => return Some(self.finish()),
+                Ok(length) => self.end = length,
+            }
+        }
+    }
+
+    fn finish(&mut self) -> String {
+        let mut text = clean(&String::from_utf8_lossy(&self.line));
+        if std::mem::take(&mut self.cut) {
+            text.push_str(" [line cut]");
+        }
+        self.line.clear();
+        text
+    }
+}
+
+/// Leaves out what would move a terminal's cursor, colour it or worse: control characters and
+/// escape sequences (ECMA-48).
+fn clean(line: &str) -> String {
+    let mut clean = String::with_capacity(line.len());
+    let mut characters = line.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '\t' => clean.push(character),
+            '\u{1b}' => match characters.next() {
+                // A control sequence, up to its final byte.
+                Some('[') => while characters.next_if(|c| !('@'..='~').contains(c)).is_some() {},
+                // An operating system command, up to BEL or ESC.
+                Some(']') => {
+                    while characters.next_if(|c| !matches!(c, '\u{7}' | '\u{1b}')).is_some() {}
+                }
+                _ => continue,
+            },
+            _ if character.is_control() => {}
+            _ => clean.push(character),
+        }
+        if character == '\u{1b}' {
+            characters.next();
+        }
+    }
+    clean
+}
+
+/// The last lines.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    lines: VecDeque<String>,
+    most: usize,
+    /// How many lines have been dropped from the front.
+    dropped: u64,
+}
+
+impl Tail {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { lines: VecDeque::with_capacity(most), most, dropped: 0 }
+    }
+
+    pub(crate) fn push(&mut self, line: String) {
+        if self.lines.len() == self.most {
+            self.lines.pop_front();
+            self.dropped += 1;
+        }
+        self.lines.push_back(line);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.lines.clear();
+        self.dropped = 0;
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.iter().cloned().collect()
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+/// A log file of bounded size.
+#[derive(Debug)]
+pub(crate) struct Log {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+impl Log {
+    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).open(&path)?;
+        let length = file.metadata()?.len();
+        Ok(Self { path, file, length })
+    }
+
+    pub(crate) fn write(&mut self, line: &str) -> io::Result<()> {
+        let line = format!("{line}\n");
+        if self.length + line.len() as u64 > MAX_LOG_BYTES {
+            let mut old = self.path.clone().into_os_string();
+            old.push(".1");
+            std::fs::rename(&self.path, old)?;
+            *self = Self::open(std::mem::take(&mut self.path))?;
+        }
+        self.file.write_all(line.as_bytes())?;
+        self.length += line.len() as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn lines(input: &[u8]) -> Vec<String> {
+        let (mut sender, receiver) = pipe::pipe().expect("a pipe");
+        let input = input.to_vec();
+        let writer = tokio::spawn(async move {
+            use tokio::io::AsyncWriteExt as _;
+            sender.write_all(&input).await.expect("write");
+        });
+        let mut lines = Lines::new(receiver);
+        let mut all = Vec::new();
+        while let Some(line) = lines.next().await {
+            all.push(line);
+        }
+        writer.await.expect("written");
+        all
+    }
+
+    #[tokio::test]
+    async fn lines_are_cut_and_cleaned() {
+        let mut input = b"\x1b[31mred\x1b[0m\r\n\ta\x07b\n\xff\n\x1b]0;title\x07shown\n".to_vec();
+        input.extend(vec![b'x'; 3 * MAX_LINE_BYTES]);
+        input.extend(b"\n\nlast");
+        let all = lines(&input).await;
+        let long = format!("{} [line cut]", "x".repeat(MAX_LINE_BYTES));
+        assert_eq!(all, ["red", "\tab", "\u{fffd}", "shown", &long, "", "last"]);
+    }
+
+    #[test]
+    fn a_log_stays_bounded() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        let mut log = Log::open(path.clone()).expect("open");
+        let line = "x".repeat(MAX_LINE_BYTES);
+        for _ in 0..3 * MAX_LOG_BYTES / MAX_LINE_BYTES as u64 {
+            log.write(&line).expect("write");
+        }
+        let length =
+            |name: &str| std::fs::metadata(directory.path().join(name)).expect("there").len();
+        assert!(length("log") <= MAX_LOG_BYTES && length("log.1") <= MAX_LOG_BYTES);
+        assert_eq!(std::fs::read_dir(directory.path()).expect("list").count(), 2);
+    }
+}

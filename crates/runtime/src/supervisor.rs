@@ -1,0 +1,334 @@
+//! Keeps one workload running.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::link::{End, Link};
+use crate::output::{Lines, Log, Tail};
+use crate::prepare::{Machine, Program, Running};
+use crate::protocol::{EGRESS_PORT, Exit};
+use crate::workload::{WorkloadSpec, WorkloadState};
+use crate::{RuntimeError, readiness, task};
+
+const LAST_LINES: usize = 100;
+/// A workload that was ready for this long starts over with the shortest pause.
+const STABLE: Duration = Duration::from_secs(60);
+/// After this many restarts in a row it is in a crash loop.
+const QUICK_RESTARTS: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The pause after an end before the workload was ready: what it lacks seldom comes by itself.
+const CRASH_PAUSE: Duration = Duration::from_secs(2);
+/// What a killed program has still written comes within this.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A workload that is kept running. Dropping it kills the workload at once.
+#[derive(Debug)]
+pub struct Workload {
+    shared: Arc<Shared>,
+    state: watch::Receiver<WorkloadState>,
+    stop: CancellationToken,
+    supervisor: Option<JoinHandle<()>>,
+}
+
+/// What the handle and the supervisor share.
+struct Shared {
+    link: Mutex<Option<Arc<Link>>>,
+    tail: Mutex<Tail>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Workload {
+    pub(crate) fn start(machine: Arc<Machine>, spec: WorkloadSpec) -> Self {
+        let shared =
+            Arc::new(Shared { link: Mutex::new(None), tail: Mutex::new(Tail::new(LAST_LINES)) });
+        let (sender, state) = watch::channel(WorkloadState::Starting);
+        let stop = CancellationToken::new();
+        let supervisor = Supervisor {
+            machine,
+            spec,
+            shared: Arc::clone(&shared),
+            state: sender,
+            stop: stop.clone(),
+        };
+        let supervisor = Some(tokio::spawn(supervisor.run()));
+        Self { shared, state, stop, supervisor }
+    }
+
+    /// How it is; wakes on change.
+    pub fn state(&self) -> watch::Receiver<WorkloadState> {
+        self.state.clone()
+    }
+
+    /// Opens a connection to the workload's `$PORT` inside its network namespace.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Connect`] when it isn't running, doesn't listen or doesn't accept in time.
+    pub async fn connect(&self) -> Result<TcpStream, RuntimeError> {
+        self.connector().connect().await
+    }
+
+    /// A handle that connects for as long as the workload is kept, through all its restarts.
+    pub fn connector(&self) -> Connector {
+        Connector { shared: Arc::clone(&self.shared) }
+    }
+
+    /// The last lines of its output, oldest first; stdout and stderr together.
+    pub fn last_lines(&self) -> Vec<String> {
+        self.shared.last_lines()
+    }
+
+    /// SIGTERM, then SIGKILL after the spec's stop timeout; returns when everything has ended.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if let Some(supervisor) = self.supervisor.take() {
+            let _ = supervisor.await;
+        }
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        // With the supervisor goes the shim, and with that everything in the sandbox.
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.abort();
+        }
+    }
+}
+
+/// Connects to a workload. Cheap to clone; doesn't keep the workload running.
+#[derive(Debug, Clone)]
+pub struct Connector {
+    shared: Arc<Shared>,
+}
+
+impl Connector {
+    /// As [`Workload::connect`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn connect(&self) -> Result<TcpStream, RuntimeError> {
+        let link = self.shared.link().clone();
+        let refused = || RuntimeError::Connect(std::io::ErrorKind::ConnectionRefused.into());
+        link.ok_or_else(refused)?.connect().await.map_err(RuntimeError::Connect)
+    }
+}
+
+impl Shared {
+    fn link(&self) -> std::sync::MutexGuard<'_, Option<Arc<Link>>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tail(&self) -> std::sync::MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last_lines(&self) -> Vec<String> {
+        self.tail().lines()
+    }
+}
+
+struct Supervisor {
+    machine: Arc<Machine>,
+    spec: WorkloadSpec,
+    shared: Arc<Shared>,
+    state: watch::Sender<WorkloadState>,
+    stop: CancellationToken,
+}
+
+/// How one run of the program went.
+enum Run {
+    /// Stopped on request.
+    Stopped,
+    /// It ended by itself before it was ready, or never was.
+    NeverReady(String),
+    /// It ended by itself after that.
+    Ended { reason: String, lasted: Duration },
+}
+
+impl Supervisor {
+    async fn run(self) {
+        let mut restarts: u32 = 0;
+        loop {
+            let (pause, state) = match self.once().await {
+                Run::Stopped => break,
+                Run::NeverReady(reason) => {
+                    restarts = restarts.saturating_add(1);
+                    (doubled(CRASH_PAUSE, restarts - 1), self.crash_loop(reason))
+                }
+                Run::Ended { reason, lasted } => {
+                    restarts = if lasted >= STABLE { 1 } else { restarts.saturating_add(1) };
+                    let state = if restarts > QUICK_RESTARTS {
+                        self.crash_loop(format!("{reason}, {restarts} times in a row"))
+                    } else {
+                        let last_lines = self.shared.last_lines();
+                        WorkloadState::BackingOff { reason, last_lines, restarts }
+                    };
+                    (doubled(FIRST_PAUSE, restarts - 1), state)
+                }
+            };
+            tracing::info!(workload = self.spec.name, ?pause, restarts, "a workload ended");
+            self.state.send_replace(state);
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+            self.state.send_replace(WorkloadState::Starting);
+        }
+        self.state.send_replace(WorkloadState::Stopped);
+    }
+
+    fn crash_loop(&self, reason: String) -> WorkloadState {
+        WorkloadState::CrashLoop { reason, last_lines: self.shared.last_lines() }
+    }
+
+    async fn once(&self) -> Run {
+        if self.stop.is_cancelled() {
+            return Run::Stopped;
+        }
+        let spec = &self.spec;
+        let program = Program {
+            tenant: &spec.tenant,
+            app: &spec.app,
+            cache: None,
+            command: &spec.command,
+            environment: &spec.environment,
+            memory_mib: spec.memory_mib,
+            network: true,
+        };
+        let (running, lines) = match self.machine.start_workload(program).await {
+            Ok(started) => started,
+            Err(error) => return Run::NeverReady(error.to_string()),
+        };
+        tracing::debug!(workload = spec.name, shim = running.shim.pid(), "started a workload");
+        self.shared.tail().clear();
+        *self.shared.link() = Some(Arc::clone(running.shim.link()));
+        let shared = Arc::clone(&self.shared);
+        let mut pump = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(pump(
+            lines,
+            shared,
+            spec.log.clone(),
+        )));
+        let run = self.attend(running, &mut pump).await;
+        *self.shared.link() = None;
+        run
+    }
+
+    /// From the start of the program to its end.
+    async fn attend(
+        &self,
+        mut running: Running,
+        pump: &mut tokio_util::task::AbortOnDropHandle<()>,
+    ) -> Run {
+        let link = Arc::clone(running.shim.link());
+        let mut last = String::new();
+        let ready = readiness::wait(&link, self.spec.health.as_deref(), &mut last);
+        let ready = tokio::time::timeout(self.spec.start_timeout, ready);
+        let was_ready = tokio::select! {
+            end = running.shim.end() => {
+                let reason = format!("{} before it was ready", self.words(&end, &running));
+                return self.over(running, pump, Run::NeverReady(reason)).await;
+            }
+            () = self.stop.cancelled() => return self.terminate(running).await,
+            ready = ready => ready.is_ok(),
+        };
+        if !was_ready {
+            let reason = self.not_ready(&last, &running);
+            running.shim.link().kill().await;
+            let _ = running.shim.end().await;
+            return self.over(running, pump, Run::NeverReady(reason)).await;
+        }
+        self.state.send_replace(WorkloadState::Ready);
+        let since = Instant::now();
+        tokio::select! {
+            end = running.shim.end() => {
+                let reason = self.words(&end, &running);
+                let ended = Run::Ended { reason, lasted: since.elapsed() };
+                self.over(running, pump, ended).await
+            }
+            () = self.stop.cancelled() => self.terminate(running).await,
+        }
+    }
+
+    /// The program has ended: its last words are read before anybody is told.
+    async fn over(
+        &self,
+        running: Running,
+        pump: &mut tokio_util::task::AbortOnDropHandle<()>,
+        run: Run,
+    ) -> Run {
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, pump).await;
+        running.close().await;
+        run
+    }
+
+    async fn terminate(&self, mut running: Running) -> Run {
+        running.shim.link().terminate().await;
+        if tokio::time::timeout(self.spec.stop_timeout, running.shim.end()).await.is_err() {
+            tracing::info!(workload = self.spec.name, "did not end after SIGTERM: killed");
+        }
+        running.close().await;
+        Run::Stopped
+    }
+
+    fn words(&self, end: &End, running: &Running) -> String {
+        match end {
+            End::Exited(_) if running.shim.ran_out_of_memory() => {
+                format!("was killed by {}", task::out_of_memory_words(self.spec.memory_mib))
+            }
+            End::Exited(Exit::Code(code)) => format!("exited with code {code}"),
+            End::Exited(Exit::Signal(signal)) => {
+                format!("was killed by {}", task::signal_name(*signal))
+            }
+            End::Failed(reason) => format!("could not be started ({reason})"),
+            End::ShimLost => "was killed with its sandbox".into(),
+        }
+    }
+
+    fn not_ready(&self, last: &str, running: &Running) -> String {
+        let timeout = self.spec.start_timeout;
+        let mut reason = format!("was not ready within {timeout:?}: {last}");
+        let ports = running.shim.pid().map(|pid| readiness::listening_ports(pid, EGRESS_PORT));
+        if let Some([port, ..]) = ports.as_deref()
+            && last.contains("nothing listens")
+        {
+            reason.push_str(&format!(
+                " ({}); it listens on {port}: have it read the PORT variable",
+                crate::protocol::WORKLOAD_PORT
+            ));
+        }
+        reason
+    }
+}
+
+fn doubled(pause: Duration, times: u32) -> Duration {
+    pause.saturating_mul(2_u32.saturating_pow(times)).min(LONGEST_PAUSE)
+}
+
+/// Keeps the last lines, and the log where one is wanted.
+async fn pump(mut lines: Lines, shared: Arc<Shared>, log: Option<std::path::PathBuf>) {
+    let mut log = log.and_then(|path| {
+        Log::open(path.clone())
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "no log"))
+            .ok()
+    });
+    while let Some(line) = lines.next().await {
+        let written = log.as_mut().map_or(Ok(()), |log| log.write(&line));
+        if let Err(error) = written {
+            tracing::warn!(%error, "a workload's log is no longer written");
+            log = None;
+        }
+        shared.tail().push(line);
+    }
+}

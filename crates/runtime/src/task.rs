@@ -1,0 +1,149 @@
+//! Programs that run once: builds and tests.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::RuntimeError;
+use crate::link::End;
+use crate::output::{Lines, Tail};
+use crate::prepare::{Machine, Program, Running};
+use crate::protocol::Exit;
+
+/// After this much output only the last lines are passed on, at the end.
+const MAX_OUTPUT_BYTES: usize = 4 * 1024 * 1024;
+const LAST_LINES: usize = 100;
+/// Everything that could write has ended by then; what is left waits for a slow reader.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A command to run once.
+#[derive(Debug, Clone)]
+pub struct TaskSpec {
+    /// For people: `build of shop`.
+    pub name: String,
+    /// What tenant it belongs to; decides the user id.
+    pub tenant: String,
+    /// The checkout, writable at `/app`. Its files are given to the task's user.
+    pub app: PathBuf,
+    /// The app's dependency cache, writable, at `/cache` (npm, pip and XDG caches point there, and
+    /// `$HOME` is in it).
+    pub cache: PathBuf,
+    /// Run by `/bin/sh -c` in `/app`.
+    pub command: String,
+    /// Variables over the scrubbed environment.
+    pub environment: BTreeMap<String, String>,
+    /// Ended with SIGKILL after this.
+    pub timeout: Duration,
+    /// Memory limit in MiB.
+    pub memory_mib: u32,
+    /// Whether package registries and the rest of the network may be reached; the host's own
+    /// addresses never are.
+    pub network: bool,
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskOutcome {
+    /// Exit code 0.
+    Succeeded,
+    /// Another exit code.
+    Failed(i32),
+    /// A signal, named (`SIGKILL`), with a guess at the cause where there is one ("out of memory").
+    Killed(String),
+    /// The time limit.
+    TimedOut,
+}
+
+pub(crate) async fn run(
+    machine: &Arc<Machine>,
+    spec: TaskSpec,
+    output: mpsc::Sender<String>,
+) -> Result<TaskOutcome, RuntimeError> {
+    let deadline = Instant::now() + spec.timeout;
+    let program = Program {
+        tenant: &spec.tenant,
+        app: &spec.app,
+        cache: Some(&spec.cache),
+        command: &spec.command,
+        environment: &spec.environment,
+        memory_mib: spec.memory_mib,
+        network: spec.network,
+    };
+    let (mut running, lines) = machine.start_task(program).await?;
+    tracing::debug!(task = spec.name, shim = running.shim.pid(), "started a task");
+    let mut pump = std::pin::pin!(pump(lines, output));
+    let mut pumped = false;
+    let end = loop {
+        tokio::select! {
+            end = running.shim.end() => break Some(end),
+            () = &mut pump, if !pumped => pumped = true,
+            () = tokio::time::sleep_until(deadline) => break None,
+        }
+    };
+    let outcome = match end {
+        Some(end) => outcome(&end, &running, spec.memory_mib)?,
+        None => {
+            running.shim.link().kill().await;
+            let _ = tokio::time::timeout(KILL_TIMEOUT, running.shim.end()).await;
+            TaskOutcome::TimedOut
+        }
+    };
+    if !pumped {
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, pump).await;
+    }
+    running.close().await;
+    Ok(outcome)
+}
+
+fn outcome(end: &End, running: &Running, memory_mib: u32) -> Result<TaskOutcome, RuntimeError> {
+    let out_of_memory = running.shim.ran_out_of_memory();
+    Ok(match end {
+        End::Exited(Exit::Code(0)) => TaskOutcome::Succeeded,
+        End::Exited(_) if out_of_memory => TaskOutcome::Killed(out_of_memory_words(memory_mib)),
+        End::Exited(Exit::Code(code)) => TaskOutcome::Failed(*code),
+        End::Exited(Exit::Signal(signal)) => TaskOutcome::Killed(signal_name(*signal)),
+        End::ShimLost => TaskOutcome::Killed("SIGKILL: its sandbox was killed".into()),
+        End::Failed(reason) => return Err(RuntimeError::Setup(reason.clone())),
+    })
+}
+
+pub(crate) fn out_of_memory_words(memory_mib: u32) -> String {
+    format!("SIGKILL: out of memory (its limit is {memory_mib} MiB)")
+}
+
+pub(crate) fn signal_name(signal: i32) -> String {
+    Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |s| s.as_str().to_owned())
+}
+
+/// Passes lines on, the first ones as they come and of a flood the last ones at the end. It reads
+/// on when nobody listens any more, so that the program doesn't block.
+async fn pump(mut lines: Lines, output: mpsc::Sender<String>) {
+    let mut room = MAX_OUTPUT_BYTES;
+    let mut tail = Tail::new(LAST_LINES);
+    while let Some(line) = lines.next().await {
+        if room > line.len() {
+            room -= line.len() + 1;
+            let _ = output.send(line).await;
+        } else {
+            if room > 0 {
+                room = 0;
+                let limit = MAX_OUTPUT_BYTES / (1024 * 1024);
+                let note = format!("[more than {limit} MiB of output: only its end follows]");
+                let _ = output.send(note).await;
+            }
+            tail.push(line);
+        }
+    }
+    if tail.dropped() > 0 {
+        let _ = output.send(format!("[{} lines left out]", tail.dropped())).await;
+    }
+    for line in tail.lines() {
+        let _ = output.send(line).await;
+    }
+}

@@ -1,0 +1,15 @@
+//! Programs run for real, in sandboxes of this machine.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "clippy knows test functions, but not the functions that they call"
+)]
+
+mod orphans;
+mod support;
+mod tasks;
+mod workloads;
