@@ -8,11 +8,13 @@ from urllib.parse import parse_qs
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 RELEASE = os.environ.get("SELVEDGE_RELEASE", "local")
+SITE = os.environ.get("SELVEDGE_SITE", "local")
 
 
 def home(_query):
     return HTTPStatus.OK, {
         "service": "python-process",
+        "site": SITE,
         "try": ["/time?zone=Asia/Tokyo", "/fibonacci?n=100"],
     }
 

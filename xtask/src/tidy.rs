@@ -92,7 +92,7 @@ fn rust(path: &str, text: &str) -> Vec<String> {
     for (number, line) in text.lines().enumerate() {
         let attribute = line.trim_start();
         let allows = attribute.starts_with("#[allow(") || attribute.starts_with("#![allow(");
-        let rest: String = text.lines().skip(number).take(6).collect();
+        let rest: String = text.lines().skip(number).take(20).collect();
         let reason = before.trim_start().starts_with("//")
             || line.contains("//")
             || rest.split(")]").next().is_some_and(|attribute| attribute.contains("reason"));

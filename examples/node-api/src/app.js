@@ -11,7 +11,7 @@ const Order = z.object({
     .max(50),
 });
 
-export function createApp({ release }) {
+export function createApp({ release, site }) {
   const app = express();
   app.disable('x-powered-by');
   app.use(express.json({ limit: '64kb' }));
@@ -24,6 +24,7 @@ export function createApp({ release }) {
     response.json({
       service: 'node-api',
       release,
+      site,
       node: process.version,
       try: ['/products', '/products/denim', 'POST /orders/price'],
     });

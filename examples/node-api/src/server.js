@@ -2,7 +2,8 @@
 import { createApp } from './app.js';
 
 const release = process.env.SELVEDGE_RELEASE ?? 'local';
-const server = createApp({ release }).listen(Number(process.env.PORT ?? 3000), (error) => {
+const site = process.env.SELVEDGE_SITE ?? 'local';
+const server = createApp({ release, site }).listen(Number(process.env.PORT ?? 3000), (error) => {
   if (error) {
     console.error(`can't listen: ${error.message}`);
     process.exit(1);

@@ -2,6 +2,7 @@
 import express from 'express';
 
 const release = process.env.SELVEDGE_RELEASE ?? 'local';
+const site = process.env.SELVEDGE_SITE ?? 'local';
 
 const products = [
   { id: 'denim', name: 'Denim', origin: 'Okayama', colour: 'indigo', centsPerMetre: 3400 },
@@ -18,7 +19,7 @@ app.get('/healthz', (_request, response) => {
 });
 
 app.get('/api/products', (_request, response) => {
-  response.json({ release, products });
+  response.json({ release, site, products });
 });
 
 app.get('/api/products/:id', (request, response) => {

@@ -17,10 +17,11 @@ function card({ name, origin, colour, centsPerMetre }) {
 async function show() {
   const response = await fetch('/api/products');
   if (!response.ok) throw new Error(`the API answered ${response.status}`);
-  const { release, products } = await response.json();
+  const { release, site, products } = await response.json();
   list.replaceChildren(...products.map(card));
   const page = document.querySelector('meta[name=release]').content;
   document.querySelector('#api-release').textContent = release;
+  document.querySelector('#site').textContent = site;
   document.querySelector('#verdict').textContent =
     page === release ? 'one release' : 'different releases: reload';
 }
