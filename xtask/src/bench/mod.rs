@@ -8,7 +8,6 @@
 mod checkout;
 mod planet;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use clap::Args;
 use serde::Serialize;
 
 use checkout::Checkout;
-use planet::Planet;
+use planet::{Planet, StageMedian};
 
 /// How long a site may take to show a release that was pushed.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -60,7 +59,7 @@ struct AppReport {
     /// Until the last site showed the release.
     live_ms: Percentiles,
     /// Medians over the releases that control still keeps.
-    stages_ms: BTreeMap<String, u64>,
+    stages: Vec<StageMedian>,
 }
 
 #[derive(Serialize)]
@@ -125,7 +124,7 @@ fn measure(root: &Path, planet: &Planet, app: &str, pushes: usize) -> anyhow::Re
         pushes,
         push_ms: Percentiles::of(push_ms),
         live_ms: Percentiles::of(live_ms),
-        stages_ms: planet.stages(app)?,
+        stages: planet.stages(app)?,
     })
 }
 
@@ -186,7 +185,7 @@ fn print(report: &Report) {
             app.app, app.pushes, app.push_ms.p50, app.push_ms.p95, app.live_ms.p50, app.live_ms.p95
         );
         let stages: Vec<_> =
-            app.stages_ms.iter().map(|(stage, ms)| format!("{stage} {ms}")).collect();
+            app.stages.iter().map(|StageMedian { stage, ms }| format!("{stage} {ms}")).collect();
         println!("  median of the stages: {}", stages.join(", "));
     }
     let met = report.apps.iter().all(|app| app.push_ms.p95 < report.goal_ms);

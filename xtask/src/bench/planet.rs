@@ -1,6 +1,5 @@
 //! A box for measuring: the real binary in a directory of its own, on free ports.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,7 +9,9 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+use super::Percentiles;
 
 /// How long a site may take to answer one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +52,13 @@ struct Release {
 struct Stage {
     stage: String,
     duration_ms: Option<u64>,
+}
+
+/// How long a stage took.
+#[derive(Serialize)]
+pub(super) struct StageMedian {
+    pub(super) stage: String,
+    pub(super) ms: u64,
 }
 
 impl Planet {
@@ -99,8 +107,8 @@ impl Planet {
         self.directory.path()
     }
 
-    /// The median of each stage over the releases of `app` that control keeps, in ms.
-    pub(super) fn stages(&self, app: &str) -> anyhow::Result<BTreeMap<String, u64>> {
+    /// The median of each stage over the releases of `app` that control keeps, in their order.
+    pub(super) fn stages(&self, app: &str) -> anyhow::Result<Vec<StageMedian>> {
         let output = Command::new(&self.binary)
             .args(["releases", app, "--json"])
             .env("SELVEDGE_CONTROL", &self.info.control)
@@ -108,11 +116,17 @@ impl Planet {
             .output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let releases: Vec<Release> = serde_json::from_slice(&output.stdout)?;
-        let mut samples: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        for stage in releases.into_iter().flat_map(|release| release.stages) {
-            samples.entry(stage.stage).or_default().extend(stage.duration_ms);
+        let mut samples: Vec<(String, Vec<u64>)> = Vec::new();
+        for Stage { stage, duration_ms } in releases.into_iter().flat_map(|release| release.stages)
+        {
+            let Some(ms) = duration_ms else { continue };
+            match samples.iter_mut().find(|(known, _)| *known == stage) {
+                Some((_, samples)) => samples.push(ms),
+                None => samples.push((stage, vec![ms])),
+            }
         }
-        Ok(samples.into_iter().map(|(stage, ms)| (stage, super::Percentiles::of(ms).p50)).collect())
+        let median = |(stage, ms)| StageMedian { stage, ms: Percentiles::of(ms).p50 };
+        Ok(samples.into_iter().map(median).collect())
     }
 
     /// Ends the box in order.
