@@ -5,3 +5,5 @@
 
 pub mod access;
 pub mod logging;
+
+pub use logging::Chain;
