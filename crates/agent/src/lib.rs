@@ -4,13 +4,56 @@
 //! good ones in a ledger on disk, and turns them into snapshots for the proxy and the DNS server
 //! and workloads for the runtime. It makes no choices and never writes what is wanted; it writes
 //! reports and a lease. With its ledger it starts and serves while everything else is down.
+//!
+//! The way of a document: [`watch`] takes it from the fabric, [`documents`] decides whether it is
+//! newer and whole, [`ledger`] makes it durable, [`desired`] works out what it asks for, [`diff`]
+//! what is missing, and [`reconciler`] does that and publishes the result.
 
-use std::net::SocketAddr;
+mod admin;
+mod artifacts;
+mod certificates;
+mod desired;
+mod diff;
+mod documents;
+mod floors;
+mod lease;
+mod ledger;
+mod probe;
+mod publish;
+mod reconciler;
+mod report;
+mod resources;
+mod restore;
+mod snapshot;
+mod status;
+mod watch;
+mod workloads;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use selvedge_fabric::SharedFabric;
 use selvedge_model::SiteId;
+use selvedge_proxy::{Limits, Proxy, Snapshot};
+use selvedge_runtime::{Runtime, RuntimeError};
+use selvedge_telemetry::access::{AccessLog, AccessWriter};
+use tokio::net::TcpListener;
+use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::documents::Documents;
+use crate::ledger::Ledger;
+use crate::reconciler::{Outputs, Reconciler, Setup};
+use crate::report::Identity;
+use crate::status::Status;
+
+/// How long a starting agent lets clients wait for what the ledger promises. They wait in the
+/// listener's queue and are answered by the release that they should see.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// What an agent needs to know to start.
 pub struct Config {
@@ -28,7 +71,7 @@ pub struct Config {
     pub https: SocketAddr,
     /// DNS.
     pub dns: SocketAddr,
-    /// The agent's own endpoint for machines; port 0 picks a free one.
+    /// The agent's own endpoint for machines, on loopback; port 0 picks a free one.
     pub admin: SocketAddr,
     /// The executable to run as shim.
     pub executable: PathBuf,
@@ -38,28 +81,6 @@ pub struct Config {
     pub allow_unsafe: bool,
     /// Add to responses and error pages what a developer wants to know.
     pub explain: bool,
-}
-
-/// A bound agent.
-pub struct Agent {
-    _config: Config,
-}
-
-impl Agent {
-    /// Reads the ledger and binds every listener.
-    pub async fn start(config: Config) -> Result<Self, AgentError> {
-        Ok(Self { _config: config })
-    }
-
-    /// Where the admin endpoint listens.
-    pub fn admin_address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], 0).into()
-    }
-
-    /// Works until `token` is cancelled, then drains and stops everything.
-    pub async fn run(self, token: CancellationToken) {
-        token.cancelled().await;
-    }
 }
 
 /// Why an agent can't start.
@@ -76,4 +97,254 @@ pub enum AgentError {
         #[source]
         source: std::io::Error,
     },
+    /// The admin endpoint would be open to others.
+    #[error("the admin endpoint can't listen on {0}: it has no authentication, so loopback only")]
+    AdminNotLoopback(SocketAddr),
+    /// The agent's own directory or the artifact store can't be used.
+    #[error("can't use {}: {reason}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Workloads can't be run.
+    #[error("can't run workloads")]
+    Runtime(#[source] RuntimeError),
+}
+
+/// An agent that has read its ledger and bound its listeners.
+pub struct Agent {
+    fabric: SharedFabric,
+    ledger: Ledger,
+    reconciler: Reconciler,
+    identity: Identity,
+    documents: Sender<Arc<Documents>>,
+    status: Receiver<Arc<Status>>,
+    proxy: Proxy,
+    dns: selvedge_dns::Server,
+    admin: TcpListener,
+    access: AccessWriter,
+}
+
+impl Agent {
+    /// Reads the ledger and binds every listener.
+    pub async fn start(config: Config) -> Result<Self, AgentError> {
+        if !config.admin.ip().is_loopback() {
+            return Err(AgentError::AdminNotLoopback(config.admin));
+        }
+        let (ledger, restored) = read_ledger(&config).await?;
+        let store = open_store(&config).await?;
+        let runtime = make_runtime(&config).await?;
+
+        let path = config.data.join("access.jsonl");
+        let (log, access) = AccessLog::open(&path)
+            .await
+            .map_err(|error| AgentError::Directory { path, reason: error.to_string() })?;
+        let snapshot = Sender::new(Arc::new(Snapshot {
+            site: config.site.clone(),
+            pins: None,
+            hosts: HashMap::new(),
+            certificates: HashMap::new(),
+            explain: config.explain,
+        }));
+        let zones = Sender::new(Arc::new(selvedge_dns::Snapshot::new(Vec::new())));
+        let (proxy, dns, admin) = bind(&config, &snapshot, &zones, log).await?;
+        let admin_address = admin.local_addr().map_err(listen("administration", config.admin))?;
+
+        let status = Sender::new(Arc::new(Status::default()));
+        let identity = Identity {
+            site: config.site.clone(),
+            pid: std::process::id(),
+            started_ms: probe::now_ms(),
+            admin: format!("http://{admin_address}"),
+        };
+        let documents = Sender::new(Arc::new(restored.documents));
+        let setup = Setup {
+            site: config.site,
+            fabric: Arc::clone(&config.fabric),
+            store,
+            runtime,
+            ledger: ledger.clone(),
+            logs: config.data.join("logs"),
+            proxy: reachable(proxy.http_address()),
+            explain: config.explain,
+            problems: restored.problems,
+        };
+        let receiver = status.subscribe();
+        let reconciler = Reconciler::new(
+            setup,
+            documents.subscribe(),
+            Outputs { snapshot, dns: zones, status },
+            restored.releases,
+            restored.floors,
+        );
+        let fabric = config.fabric;
+        Ok(Self {
+            fabric,
+            ledger,
+            reconciler,
+            identity,
+            documents,
+            status: receiver,
+            proxy,
+            dns,
+            admin,
+            access,
+        })
+    }
+
+    /// Where plain HTTP is served.
+    pub fn http_address(&self) -> SocketAddr {
+        self.proxy.http_address()
+    }
+
+    /// Where HTTPS is served.
+    pub fn https_address(&self) -> SocketAddr {
+        self.proxy.https_address()
+    }
+
+    /// Where DNS is served.
+    pub fn dns_address(&self) -> SocketAddr {
+        self.dns.address()
+    }
+
+    /// Where the admin endpoint listens.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.local_addr().unwrap_or_else(|_| (Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// Works until `token` is cancelled; then the proxy finishes what is under way, and only then
+    /// the workloads end.
+    pub async fn run(self, token: CancellationToken) {
+        let site = self.identity.site.clone();
+        let tasks = TaskTracker::new();
+        let lease_problem = Sender::new(None);
+        tasks.spawn(watch::run(
+            site.clone(),
+            Arc::clone(&self.fabric),
+            self.ledger,
+            self.documents,
+            token.clone(),
+        ));
+        tasks.spawn(report::run(
+            self.identity.clone(),
+            Arc::clone(&self.fabric),
+            self.status.clone(),
+            lease_problem.subscribe(),
+            token.clone(),
+        ));
+        let state = admin::State {
+            identity: self.identity,
+            status: self.status.clone(),
+            lease_problem: lease_problem.subscribe(),
+        };
+        tasks.spawn(admin::run(self.admin, state, token.clone()));
+        tasks.spawn(lease::run(site, holder(), self.fabric, lease_problem, token.clone()));
+        tasks.spawn(self.dns.run(token.clone()));
+        let (workloads, access) = (CancellationToken::new(), CancellationToken::new());
+        let reconciling = tasks.spawn(self.reconciler.run(workloads.clone()));
+        let writing = tasks.spawn(self.access.run(access.clone()));
+
+        settle(self.status, &token).await;
+        self.proxy.run(token).await;
+        workloads.cancel();
+        let _ = reconciling.await;
+        access.cancel();
+        let _ = writing.await;
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+async fn read_ledger(config: &Config) -> Result<(Ledger, restore::Restored), AgentError> {
+    let (data, site) = (config.data.clone(), config.site.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        let mut opened = Ledger::open(&data)?;
+        let restored = restore::restore(&site, &mut opened);
+        Ok((opened.ledger, restored))
+    })
+    .await;
+    read.map_err(std::io::Error::other).flatten().map_err(|error| AgentError::Directory {
+        path: config.data.clone(),
+        reason: error.to_string(),
+    })
+}
+
+/// A machine that can't make sandboxes still serves static apps; its processes fail in words.
+async fn make_runtime(config: &Config) -> Result<Runtime, AgentError> {
+    let mut settings =
+        selvedge_runtime::Config::new(config.executable.clone(), config.data.join("sandboxes"));
+    settings.hidden = config.hidden.clone();
+    settings.hidden.push(config.data.clone());
+    settings.allow_unsafe = config.allow_unsafe;
+    match tokio::task::spawn_blocking(move || Runtime::new(settings)).await {
+        Ok(made) => made.map_err(AgentError::Runtime),
+        Err(error) => Err(AgentError::Runtime(RuntimeError::Setup(error.to_string()))),
+    }
+}
+
+async fn open_store(config: &Config) -> Result<artifacts::Store, AgentError> {
+    let (root, site) = (config.artifacts.clone(), config.site.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        artifacts::Store::open(&root, &site)
+            .map_err(|error| selvedge_telemetry::logging::Chain(&error).to_string())
+    })
+    .await;
+    opened
+        .map_err(|error| error.to_string())
+        .flatten()
+        .map_err(|reason| AgentError::Directory { path: config.artifacts.clone(), reason })
+}
+
+async fn bind(
+    config: &Config,
+    snapshot: &Sender<Arc<Snapshot>>,
+    zones: &Sender<Arc<selvedge_dns::Snapshot>>,
+    log: AccessLog,
+) -> Result<(Proxy, selvedge_dns::Server, TcpListener), AgentError> {
+    let proxy = selvedge_proxy::Config {
+        http: config.http,
+        https: config.https,
+        limits: Limits::default(),
+    };
+    let proxy = Proxy::bind(proxy, snapshot.subscribe(), log)
+        .map_err(listen("HTTP and HTTPS", config.http))?;
+    let dns = selvedge_dns::Config { listen: config.dns, threads: 1 };
+    let dns =
+        selvedge_dns::Server::bind(dns, zones.subscribe()).map_err(listen("DNS", config.dns))?;
+    let admin =
+        TcpListener::bind(config.admin).await.map_err(listen("administration", config.admin))?;
+    Ok((proxy, dns, admin))
+}
+
+fn listen(purpose: &'static str, address: SocketAddr) -> impl FnOnce(std::io::Error) -> AgentError {
+    move |source| AgentError::Listen { purpose, address, source }
+}
+
+/// Waits until what users should see is there, bounded.
+async fn settle(mut status: Receiver<Arc<Status>>, token: &CancellationToken) {
+    tokio::select! {
+        () = token.cancelled() => {}
+        _ = tokio::time::timeout(SETTLE, status.wait_for(|status| status.settled)) => {}
+    }
+}
+
+/// An address at which a listener's own machine reaches it.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// A name that no other process has, for the lease.
+fn holder() -> String {
+    let mut bytes = [0_u8; 16];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => hex::encode(bytes),
+        Err(_) => format!("{}-{}", std::process::id(), probe::now_ms()),
+    }
 }

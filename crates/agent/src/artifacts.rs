@@ -1,0 +1,244 @@
+//! The machine's store of unpacked artifacts, shared by all of its agents.
+//!
+//! `ROOT/DIGEST/files` is an artifact, complete as soon as `ROOT/DIGEST` exists. `ROOT/refs/SITE`
+//! names the artifacts that a site's agent needs, written before it asks for them; an artifact that
+//! nobody names is collected. Every decision about an artifact is taken under its lock in
+//! `ROOT/locks`, which the kernel gives back when a process dies.
+//!
+//! Unpacked files are not synced one by one. Instead an artifact carries the machine's boot id
+//! until a sync of the file system is through: what was unpacked in an earlier boot and still
+//! carries one may have lost data with the power, and is unpacked again.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use selvedge_fabric::artifact::{ArtifactError, Limits, unpack};
+use selvedge_fabric::{FabricError, SharedFabric};
+use selvedge_model::{Digest, SiteId};
+
+/// Locks are shared by the artifacts whose digests begin alike, so that their number is bounded.
+const LOCK_PREFIX: usize = 2;
+
+/// Why an artifact can't be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("its blob can't be fetched")]
+    Fetch(#[source] FabricError),
+    #[error("it can't be unpacked")]
+    Unpack(#[source] ArtifactError),
+    #[error("the artifact store at {} can't be used", path.display())]
+    Store { path: PathBuf, source: io::Error },
+}
+
+impl StoreError {
+    /// Whether the fabric is out of reach, which is no fault of the artifact.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Fetch(FabricError::Unreachable(_)))
+    }
+}
+
+/// The store, as one agent sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    root: PathBuf,
+    site: SiteId,
+    boot: String,
+}
+
+impl Store {
+    /// Opens or creates the store at `root`. Blocks.
+    pub(crate) fn open(root: &Path, site: &SiteId) -> Result<Self, StoreError> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let store =
+            Self { root: root.to_owned(), site: site.clone(), boot: boot.trim().to_owned() };
+        for part in ["", "refs", "locks", "tmp"] {
+            let path = root.join(part);
+            DirBuilder::new().recursive(true).mode(0o755).create(&path).map_err(at(&path))?;
+        }
+        Ok(store)
+    }
+
+    /// States what this site needs, durably. Blocks.
+    pub(crate) fn refer(&self, digests: &BTreeSet<Digest>) -> Result<(), StoreError> {
+        let path = self.root.join("refs").join(self.site.as_str());
+        let temporary = self.root.join("tmp").join(format!("refs-{}", self.site));
+        let lines: String = digests.iter().map(|digest| format!("{digest}\n")).collect();
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(lines.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(at(&path))
+    }
+
+    /// The directory of the artifact's files if it is unpacked. Blocks, briefly.
+    pub(crate) fn find(&self, digest: &Digest) -> Option<PathBuf> {
+        let place = self.place(digest);
+        let files = place.join("files");
+        let trusted = match fs::read_to_string(place.join("unsynced")) {
+            Ok(boot) => boot == self.boot,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        (trusted && files.is_dir()).then_some(files)
+    }
+
+    /// The directory of the artifact's files, fetched and unpacked first if need be. Any number of
+    /// agents may ask at once: one does the work, the others wait.
+    pub(crate) async fn ensure(
+        &self,
+        fabric: &SharedFabric,
+        digest: Digest,
+    ) -> Result<PathBuf, StoreError> {
+        let store = self.clone();
+        let (lock, found) = self
+            .blocking(move || {
+                if let Some(files) = store.find(&digest) {
+                    return Ok((None, Some(files)));
+                }
+                let lock = store.lock(&digest)?;
+                let found = store.find(&digest);
+                if found.is_none() {
+                    store.clear(&digest)?;
+                }
+                Ok((Some(lock), found))
+            })
+            .await?;
+        if let Some(files) = found {
+            return Ok(files);
+        }
+        let archive = self.archive(&digest);
+        fabric.fetch_blob(&digest, &archive).await.map_err(StoreError::Fetch)?;
+        // The lock goes along: whoever waits here may give up, the work goes on to its end.
+        let store = self.clone();
+        let files = self
+            .blocking(move || {
+                let unpacked = store.unpack(&digest);
+                let _ = fs::remove_file(store.archive(&digest));
+                drop(lock);
+                unpacked
+            })
+            .await?;
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || store.sync(&digest));
+        Ok(files)
+    }
+
+    fn unpack(&self, digest: &Digest) -> Result<PathBuf, StoreError> {
+        let (place, partial) = (self.place(digest), self.partial(digest));
+        DirBuilder::new().mode(0o755).create(&partial).map_err(at(&partial))?;
+        unpack(&self.archive(digest), &partial.join("files"), Limits::default())
+            .map_err(StoreError::Unpack)?;
+        fs::write(partial.join("unsynced"), &self.boot).map_err(at(&partial))?;
+        fs::rename(&partial, &place).map_err(at(&place))?;
+        Ok(place.join("files"))
+    }
+
+    fn sync(&self, digest: &Digest) {
+        let place = self.place(digest);
+        let synced = File::open(&place)
+            .and_then(|file| nix::unistd::syncfs(&file).map_err(io::Error::from))
+            .and_then(|()| fs::remove_file(place.join("unsynced")));
+        if let Err(error) = synced {
+            tracing::debug!(digest = %digest.short(), "artifact not synced: {error}");
+        }
+    }
+
+    /// Removes what no agent of the machine names. Blocks.
+    pub(crate) fn collect(&self) -> Result<usize, StoreError> {
+        let mut count = 0;
+        for name in names(&self.root)? {
+            let Ok(digest) = name.parse::<Digest>() else { continue };
+            if self.referenced()?.contains(&digest) {
+                continue;
+            }
+            let _lock = self.lock(&digest)?;
+            if !self.referenced()?.contains(&digest) {
+                self.clear(&digest)?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    fn referenced(&self) -> Result<BTreeSet<Digest>, StoreError> {
+        let directory = self.root.join("refs");
+        let mut digests = BTreeSet::new();
+        for name in names(&directory)? {
+            let path = directory.join(name);
+            let text = fs::read_to_string(&path).map_err(at(&path))?;
+            digests.extend(text.lines().filter_map(|line| line.parse::<Digest>().ok()));
+        }
+        Ok(digests)
+    }
+
+    /// Removes the artifact and what an unfinished attempt left. Its lock must be held.
+    fn clear(&self, digest: &Digest) -> Result<(), StoreError> {
+        let (place, partial, archive) =
+            (self.place(digest), self.partial(digest), self.archive(digest));
+        let absent_is_fine = |path: &Path, result: io::Result<()>| match result {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path)(error)),
+            _ => Ok(()),
+        };
+        absent_is_fine(&archive, fs::remove_file(&archive))?;
+        absent_is_fine(&partial, fs::remove_dir_all(&partial))?;
+        // First out of sight: a directory at its final name is a whole one.
+        absent_is_fine(&place, fs::rename(&place, &partial))?;
+        absent_is_fine(&partial, fs::remove_dir_all(&partial))
+    }
+
+    fn lock(&self, digest: &Digest) -> Result<Flock<File>, StoreError> {
+        let name: String = digest.to_string().chars().take(LOCK_PREFIX).collect();
+        let path = self.root.join("locks").join(name);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(at(&path))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| at(&path)(errno.into()))
+    }
+
+    fn place(&self, digest: &Digest) -> PathBuf {
+        self.root.join(digest.to_string())
+    }
+
+    fn partial(&self, digest: &Digest) -> PathBuf {
+        self.root.join("tmp").join(format!("{digest}.partial"))
+    }
+
+    fn archive(&self, digest: &Digest) -> PathBuf {
+        self.root.join("tmp").join(format!("{digest}.tar"))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) => Err(at(&self.root)(io::Error::other(error))),
+        }
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Store { path, source }
+}
+
+fn names(directory: &Path) -> Result<Vec<String>, StoreError> {
+    let read = || -> io::Result<Vec<String>> {
+        fs::read_dir(directory)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    };
+    read().map_err(at(directory))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+use std::sync::Arc;
+
+use selvedge_fabric::Fabric as _;
+use selvedge_fabric::artifact::pack;
+use selvedge_fabric::embedded::Embedded;
+
+use super::*;
+
+async fn world() -> (tempfile::TempDir, SharedFabric, Digest) {
+    let directory = tempfile::tempdir().unwrap();
+    let fabric = Embedded::open(&directory.path().join("fabric")).unwrap();
+    let root = directory.path().join("root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("index.html"), "hello").unwrap();
+    let archive = directory.path().join("archive");
+    pack(&root, &archive, Limits::default()).unwrap();
+    let digest = fabric.put_blob(&archive).await.unwrap();
+    (directory, Arc::new(fabric), digest)
+}
+
+fn open(directory: &tempfile::TempDir, site: &str) -> Store {
+    Store::open(&directory.path().join("artifacts"), &SiteId::new(site).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn agents_share_one_copy_for_as_long_as_one_of_them_names_it() {
+    let (directory, fabric, digest) = world().await;
+    let stores: Vec<Store> = ["fra", "nyc"].map(|site| open(&directory, site)).into();
+    let mut asking = tokio::task::JoinSet::new();
+    for store in &stores {
+        store.refer(&BTreeSet::from([digest])).unwrap();
+        for _ in 0..4 {
+            let (store, fabric) = (store.clone(), Arc::clone(&fabric));
+            asking.spawn(async move { store.ensure(&fabric, digest).await });
+        }
+    }
+    let places = asking.join_all().await.into_iter().map(Result::unwrap).collect::<BTreeSet<_>>();
+    assert_eq!(places.len(), 1);
+    let place = places.first().unwrap();
+    assert_eq!(fs::read_to_string(place.join("index.html")).unwrap(), "hello");
+
+    stores[0].refer(&BTreeSet::new()).unwrap();
+    assert_eq!(stores[0].collect().unwrap(), 0);
+    assert!(place.exists());
+    stores[1].refer(&BTreeSet::new()).unwrap();
+    assert_eq!(stores[0].collect().unwrap(), 1);
+    assert!(!place.exists());
+    assert!(stores[0].find(&digest).is_none());
+}
+
+#[tokio::test]
+async fn what_a_dead_process_left_and_what_the_power_may_have_taken_is_made_anew() {
+    let (directory, fabric, digest) = world().await;
+    let store = open(&directory, "fra");
+    fs::create_dir_all(store.partial(&digest).join("files/half")).unwrap();
+    fs::write(store.archive(&digest), "half").unwrap();
+    let files = store.ensure(&fabric, digest).await.unwrap();
+    assert!(!files.join("half").exists());
+
+    // As if the machine had lost its power before the files were on disk.
+    fs::write(store.place(&digest).join("unsynced"), "an earlier boot").unwrap();
+    fs::write(files.join("index.html"), "").unwrap();
+    assert!(store.find(&digest).is_none());
+    let files = store.ensure(&fabric, digest).await.unwrap();
+    assert_eq!(fs::read_to_string(files.join("index.html")).unwrap(), "hello");
+}

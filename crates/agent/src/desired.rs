@@ -1,0 +1,243 @@
+//! What a site is to have, worked out from its documents. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use selvedge_model::{
+    Activation, App, AppName, Artifact, AssignmentEntry, Digest, Epoch, Release, ReleaseId,
+    Service, ServiceKind, ServiceName, SiteId,
+};
+use serde::Serialize;
+
+use crate::documents::{AppKey, Documents};
+
+/// An epoch of an app.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EpochKey {
+    pub(crate) app: AppKey,
+    pub(crate) epoch: Epoch,
+}
+
+/// A release of an app.
+pub(crate) type ReleaseKey = (AppName, ReleaseId);
+
+/// What makes a workload the one it is: two epochs that ask for the same share it, and it goes on
+/// running from one to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct WorkloadId(pub(crate) Digest);
+
+/// A workload as the documents ask for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct WorkloadPlan {
+    pub(crate) name: String,
+    pub(crate) tenant: String,
+    /// Relative to where logs are kept.
+    pub(crate) log: String,
+    pub(crate) artifact: Artifact,
+    pub(crate) command: String,
+    pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) health: Option<String>,
+    pub(crate) start_timeout_s: u32,
+    pub(crate) stop_timeout_s: u32,
+    pub(crate) memory_mib: u32,
+}
+
+impl WorkloadPlan {
+    /// The identity: everything that shapes the workload's answers, and the limits it runs under.
+    pub(crate) fn id(&self) -> WorkloadId {
+        let form = serde_json::to_vec(self).unwrap_or_default();
+        WorkloadId(Digest::of_parts([b"workload/1".as_slice(), &form]))
+    }
+}
+
+/// A service of an epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Part {
+    Static(Artifact),
+    Process(Box<WorkloadPlan>),
+}
+
+impl Part {
+    pub(crate) fn artifact(&self) -> &Artifact {
+        match self {
+            Self::Static(artifact) => artifact,
+            Self::Process(plan) => &plan.artifact,
+        }
+    }
+}
+
+/// What an epoch consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// The release is not here yet.
+    Unknown,
+    /// The release does not have what the assignment asks for.
+    Impossible {
+        service: ServiceName,
+        reason: String,
+    },
+    Known(BTreeMap<ServiceName, Part>),
+}
+
+/// An epoch that the site is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DesiredEpoch {
+    pub(crate) release: ReleaseId,
+    pub(crate) content: Content,
+}
+
+impl DesiredEpoch {
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&ServiceName, &Part)> {
+        let known = match &self.content {
+            Content::Known(parts) => Some(parts),
+            _ => None,
+        };
+        known.into_iter().flatten()
+    }
+}
+
+/// Everything that the site is to have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Desired {
+    pub(crate) epochs: BTreeMap<EpochKey, DesiredEpoch>,
+}
+
+impl Desired {
+    /// Reads the documents. `shown` is what the proxy answers with now: while the epoch that users
+    /// should see is not warm here, the newest shown one before it stays although it is not
+    /// assigned any more.
+    pub(crate) fn of<'a>(
+        site: &SiteId,
+        documents: &Documents,
+        release: impl Fn(&ReleaseKey) -> Option<&'a Release>,
+        shown: &BTreeMap<EpochKey, DesiredEpoch>,
+    ) -> Self {
+        let mut epochs = BTreeMap::new();
+        for (app, assignment) in &documents.assignments {
+            for entry in &assignment.value.entries {
+                let found = release(&(app.0.clone(), entry.release));
+                let content = found.map_or(Content::Unknown, |it| content(site, app, entry, it));
+                let key = EpochKey { app: app.clone(), epoch: entry.epoch };
+                epochs.insert(key, DesiredEpoch { release: entry.release, content });
+            }
+            let activation = documents.activations.get(app).map(|it| it.value.as_ref());
+            if assignment.value.entries.is_empty() {
+                continue;
+            }
+            if let Some((key, kept)) = last_good(site, app, activation, shown) {
+                epochs.entry(key.clone()).or_insert_with(|| kept.clone());
+            }
+        }
+        Self { epochs }
+    }
+
+    pub(crate) fn releases(&self) -> BTreeSet<ReleaseKey> {
+        self.epochs.iter().map(|(key, epoch)| (key.app.0.clone(), epoch.release)).collect()
+    }
+
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.epochs.values().flat_map(|epoch| epoch.parts().map(|(_, part)| part))
+    }
+
+    pub(crate) fn artifacts(&self) -> BTreeMap<Digest, &Artifact> {
+        self.parts().map(|part| (part.artifact().digest, part.artifact())).collect()
+    }
+
+    pub(crate) fn statics(&self) -> BTreeSet<Digest> {
+        self.parts()
+            .filter_map(|part| match part {
+                Part::Static(artifact) => Some(artifact.digest),
+                Part::Process(_) => None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn workloads(&self) -> BTreeMap<WorkloadId, &WorkloadPlan> {
+        self.parts()
+            .filter_map(|part| match part {
+                Part::Static(_) => None,
+                Part::Process(plan) => Some((plan.id(), plan.as_ref())),
+            })
+            .collect()
+    }
+}
+
+/// The epochs that an activation lets clients of `site` see.
+pub(crate) fn selected<'a>(
+    site: &'a SiteId,
+    activation: Option<&'a Activation>,
+) -> impl Iterator<Item = Epoch> + 'a {
+    activation
+        .into_iter()
+        .flat_map(|it| &it.entries)
+        .filter(|entry| entry.share > 0 && entry.sites.contains(site))
+        .map(|entry| entry.epoch)
+}
+
+fn last_good<'a>(
+    site: &SiteId,
+    app: &AppKey,
+    activation: Option<&Activation>,
+    shown: &'a BTreeMap<EpochKey, DesiredEpoch>,
+) -> Option<(&'a EpochKey, &'a DesiredEpoch)> {
+    let wanted = selected(site, activation).max()?;
+    if shown.contains_key(&EpochKey { app: app.clone(), epoch: wanted }) {
+        return None;
+    }
+    shown.iter().rfind(|(key, _)| &key.app == app && key.epoch < wanted)
+}
+
+fn content(site: &SiteId, app: &AppKey, entry: &AssignmentEntry, release: &Release) -> Content {
+    let mut parts = BTreeMap::new();
+    for name in &entry.services {
+        let (Some(service), Some(artifact)) =
+            (release.app.service(name), release.artifacts.get(name))
+        else {
+            let reason = format!("release {} has no service {name} to run", release.id);
+            return Content::Impossible { service: name.clone(), reason };
+        };
+        let part = match &service.kind {
+            ServiceKind::Static { .. } => Part::Static(artifact.clone()),
+            ServiceKind::Process {
+                command,
+                health,
+                start_timeout_s,
+                stop_timeout_s,
+                memory_mib,
+            } => Part::Process(Box::new(WorkloadPlan {
+                name: format!("{site}/{}/{}/{name}", app.0, app.1),
+                tenant: app.0.to_string(),
+                log: format!("{}/{}/{name}.log", app.0, app.1),
+                artifact: artifact.clone(),
+                command: command.clone(),
+                environment: environment(site, app, &release.app, service, &release.id),
+                health: health.clone(),
+                start_timeout_s: *start_timeout_s,
+                stop_timeout_s: *stop_timeout_s,
+                memory_mib: *memory_mib,
+            })),
+        };
+        parts.insert(name.clone(), part);
+    }
+    Content::Known(parts)
+}
+
+/// The service's variables over the app's, and Selvedge's own over both.
+fn environment(
+    site: &SiteId,
+    key: &AppKey,
+    app: &App,
+    service: &Service,
+    release: &ReleaseId,
+) -> BTreeMap<String, String> {
+    let mut environment = app.environment.clone();
+    environment.extend(service.environment.clone());
+    let own = [
+        ("SELVEDGE_APP", key.0.to_string()),
+        ("SELVEDGE_ENVIRONMENT", key.1.to_string()),
+        ("SELVEDGE_RELEASE", release.short()),
+        ("SELVEDGE_SERVICE", service.name.to_string()),
+        ("SELVEDGE_SITE", site.to_string()),
+    ];
+    environment.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    environment
+}

@@ -1,0 +1,314 @@
+//! The end of a pass: snapshots for the proxy and the DNS server, and the status.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use selvedge_model::documents::{EpochReport, Installation, Probe};
+use selvedge_model::pin::PinAuthority;
+use selvedge_model::{App, AppReport, Digest, Epoch, EpochState, Generation, Host, hosts};
+use selvedge_proxy::{AppView, EpochView, Snapshot};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::desired::{Desired, EpochKey, selected};
+use crate::diff::state;
+use crate::documents::{AppKey, Documents};
+use crate::probe::{probe, targets};
+use crate::reconciler::{Event, Reconciler};
+use crate::snapshot::{active, app_view, floor, host_table};
+use crate::status::Status;
+
+/// How long after a bad answer the site asks itself again.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+/// What was published last.
+#[derive(Default)]
+pub(crate) struct Published {
+    mark: Option<Mark>,
+    zones: Option<BTreeMap<Host, Generation>>,
+    views: BTreeMap<AppKey, PublishedApp>,
+    /// What does not fit together, in words.
+    problems: Vec<String>,
+}
+
+/// An app as the proxy has it.
+struct PublishedApp {
+    view: Arc<AppView>,
+    activation: Option<Generation>,
+}
+
+/// The activation's generation, and the epochs with the addresses of their views.
+type AppMark = (Option<Generation>, Vec<(Epoch, usize)>);
+
+/// What tells two snapshots apart: equal marks, nothing to swap.
+#[derive(PartialEq)]
+struct Mark {
+    apps: BTreeMap<AppKey, AppMark>,
+    hosts: BTreeMap<Host, AppKey>,
+    certificates: BTreeMap<Host, Digest>,
+    pins: Option<Generation>,
+}
+
+/// The site's requests to itself, by app.
+#[derive(Default)]
+pub(crate) struct Probes {
+    apps: BTreeMap<AppKey, AppProbe>,
+    last_number: u64,
+}
+
+struct AppProbe {
+    number: u64,
+    /// What was asked about.
+    about: (Epoch, Option<Generation>),
+    task: AbortHandle,
+    result: Option<(Probe, Instant)>,
+}
+
+impl AppProbe {
+    fn is_bad(&self) -> bool {
+        self.result.as_ref().is_some_and(|(probe, _)| {
+            probe.epoch != self.about.0 || !(1..500).contains(&probe.status)
+        })
+    }
+
+    fn retry_at(&self) -> Option<Instant> {
+        let (_, at) = self.result.as_ref()?;
+        self.is_bad().then(|| *at + ASK_AGAIN)
+    }
+}
+
+impl Probes {
+    /// Notes an answer, unless a newer question is under way.
+    pub(crate) fn end(&mut self, app: &AppKey, number: u64, probe: Probe) {
+        if let Some(state) = self.apps.get_mut(app)
+            && state.number == number
+        {
+            tracing::info!(app = %app.0, epoch = %probe.epoch, status = probe.status, "probed: {}", probe.detail);
+            state.result = Some((probe, Instant::now()));
+        }
+    }
+
+    /// When the next bad answer is old enough to ask again.
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        self.apps.values().filter_map(AppProbe::retry_at).min()
+    }
+
+    fn result(&self, app: &AppKey) -> Option<Probe> {
+        self.apps.get(app)?.result.as_ref().map(|(probe, _)| probe.clone())
+    }
+
+    fn is_due(&self, app: &AppKey, about: (Epoch, Option<Generation>)) -> bool {
+        self.apps.get(app).is_none_or(|state| {
+            state.about != about || state.retry_at().is_some_and(|at| at <= Instant::now())
+        })
+    }
+}
+
+impl Reconciler {
+    /// Swaps in what the proxy and the DNS server are to answer from, and asks the proxy what it
+    /// makes of it.
+    pub(crate) async fn publish(&mut self, documents: &Documents, desired: &Desired) {
+        self.certificates.update(&documents.certificates);
+        self.publish_zones(documents);
+        self.drop_floors(documents).await;
+
+        let shown: BTreeMap<EpochKey, Arc<EpochView>> =
+            self.shown.iter().map(|(key, it)| (key.clone(), Arc::clone(&it.view))).collect();
+        let apps: BTreeSet<&AppKey> =
+            documents.assignments.keys().chain(self.shown.keys().map(|key| &key.app)).collect();
+        let apps: BTreeSet<AppKey> = apps.into_iter().cloned().collect();
+        self.published.views.retain(|app, _| apps.contains(app));
+        for app in &apps {
+            self.renew_view(app, documents, &shown).await;
+        }
+        let problems = self.swap(documents, desired);
+        self.published.problems = problems;
+        let installation = documents.installation.as_ref().map(|it| it.value.as_ref());
+        self.ask(installation);
+    }
+
+    /// Works out an app's view. A newer epoch is answered with only when the ledger says that the
+    /// older ones are over; until then the last view stays.
+    async fn renew_view(
+        &mut self,
+        app: &AppKey,
+        documents: &Documents,
+        shown: &BTreeMap<EpochKey, Arc<EpochView>>,
+    ) {
+        let document = documents.activations.get(app);
+        let activation = document.map(|it| Arc::clone(&it.value));
+        let held = self.floors.get(app).copied();
+        let mut view = app_view(app, activation.clone(), held, shown);
+        let reached = floor(&self.setup.site, &view);
+        if let Some(reached) = reached.filter(|reached| held.is_none_or(|held| *reached > held)) {
+            if !self.write_floor(app, reached).await && self.published.views.contains_key(app) {
+                return;
+            }
+            view = app_view(app, activation, Some(reached), shown);
+        }
+        let activation = document.map(|it| it.generation);
+        self.published.views.insert(app.clone(), PublishedApp { view: Arc::new(view), activation });
+    }
+
+    fn swap(&mut self, documents: &Documents, desired: &Desired) -> Vec<String> {
+        let forms = |app: &AppKey| -> Vec<&App> {
+            desired
+                .epochs
+                .iter()
+                .filter(|(key, _)| &key.app == app)
+                .filter_map(|(_, epoch)| {
+                    self.resources.releases.ready(&(app.0.clone(), epoch.release))
+                })
+                .map(|release| &release.app)
+                .collect()
+        };
+        let installation = documents.installation.as_ref().map(|it| it.value.as_ref());
+        let views = self.published.views.iter();
+        let apps = views.map(|(app, it)| (Arc::clone(&it.view), forms(app)));
+        let (hosts, mut problems) = host_table(apps, installation);
+        let pins = documents.pin_keys.as_ref().and_then(|keys| {
+            PinAuthority::new(&keys.value)
+                .inspect_err(|error| problems.push(format!("pins are not set: {error}")))
+                .ok()
+        });
+        let key = |view: &AppView| (view.app.clone(), view.environment.clone());
+        let epochs = |view: &AppView| {
+            view.epochs.iter().map(|(epoch, it)| (*epoch, Arc::as_ptr(it) as usize)).collect()
+        };
+        let mark = Mark {
+            apps: self
+                .published
+                .views
+                .iter()
+                .map(|(app, it)| (app.clone(), (it.activation, epochs(&it.view))))
+                .collect(),
+            hosts: hosts.iter().map(|(host, view)| (host.clone(), key(view))).collect(),
+            certificates: self.certificates.fingerprints(),
+            pins: documents.pin_keys.as_ref().map(|it| it.generation),
+        };
+        if self.published.mark.as_ref() != Some(&mark) {
+            self.published.mark = Some(mark);
+            self.outputs.snapshot.send_replace(Arc::new(Snapshot {
+                site: self.setup.site.clone(),
+                pins,
+                hosts,
+                certificates: self.certificates.keys(),
+                explain: self.setup.explain,
+            }));
+        }
+        problems
+    }
+
+    fn publish_zones(&mut self, documents: &Documents) {
+        let generations: BTreeMap<Host, Generation> =
+            documents.zones.iter().map(|(origin, it)| (origin.clone(), it.generation)).collect();
+        if self.published.zones.as_ref() != Some(&generations) {
+            self.published.zones = Some(generations);
+            let zones = documents.zones.values().map(|it| Arc::clone(&it.value)).collect();
+            self.outputs.dns.send_replace(Arc::new(selvedge_dns::Snapshot::new(zones)));
+        }
+    }
+
+    /// Makes the site's own requests where the answering epoch or the activation is new.
+    fn ask(&mut self, installation: Option<&Installation>) {
+        let views = &self.published.views;
+        self.probes.apps.retain(|app, state| {
+            let kept = views.contains_key(app);
+            if !kept {
+                state.task.abort();
+            }
+            kept
+        });
+        for (app, published) in views {
+            let Some(epoch) = active(&self.setup.site, &published.view) else { continue };
+            let about = (epoch, published.activation);
+            if !self.probes.is_due(app, about) {
+                continue;
+            }
+            let Some(view) = published.view.epochs.get(&epoch) else { continue };
+            let release = (app.0.clone(), view.release);
+            let Some(release) = self.resources.releases.ready(&release) else { continue };
+            let default_hosts =
+                installation.map(|it| hosts::default_hosts(&app.0, it)).unwrap_or_default();
+            let requests = targets(&release.app, &default_hosts);
+            self.probes.last_number += 1;
+            let (number, proxy, key) = (self.probes.last_number, self.setup.proxy, app.clone());
+            let task = self.tasks.spawn(async move {
+                Event::Probed(key, number, probe(proxy, requests, epoch).await)
+            });
+            let earlier = self.probes.apps.remove(app);
+            if let Some(earlier) = &earlier {
+                earlier.task.abort();
+            }
+            let result = earlier.and_then(|it| it.result);
+            self.probes.apps.insert(app.clone(), AppProbe { number, about, task, result });
+        }
+    }
+
+    /// Says how everything is.
+    pub(crate) fn publish_status(&mut self, documents: &Documents, desired: &Desired) {
+        let actual = self.resources.actual(self.shown.keys().cloned().collect());
+        let mut epochs: BTreeMap<AppKey, BTreeMap<Epoch, EpochReport>> = BTreeMap::new();
+        for (key, draining) in &self.draining {
+            let report = EpochReport { release: draining.release, state: EpochState::Draining };
+            epochs.entry(key.app.clone()).or_default().insert(key.epoch, report);
+        }
+        for (key, epoch) in &desired.epochs {
+            let report = EpochReport { release: epoch.release, state: state(key, epoch, &actual) };
+            epochs.entry(key.app.clone()).or_default().insert(key.epoch, report);
+        }
+        let mut settled = true;
+        let mut apps = BTreeMap::new();
+        for (app, epochs) in epochs {
+            let published = self.published.views.get(&app);
+            let activation = published.and_then(|it| it.view.activation.as_deref());
+            settled &= selected(&self.setup.site, activation)
+                .filter_map(|epoch| epochs.get(&epoch))
+                .all(|it| !matches!(it.state, EpochState::Fetching | EpochState::Starting));
+            let report = AppReport {
+                app: app.0.clone(),
+                environment: app.1.clone(),
+                site: self.setup.site.clone(),
+                assignment: documents.assignments.get(&app).map(|it| it.generation),
+                activation: published.and_then(|it| it.activation),
+                epochs,
+                active: published.and_then(|it| active(&self.setup.site, &it.view)),
+                probe: self.probes.result(&app),
+            };
+            apps.insert(app, report);
+        }
+        let status = Status {
+            apps,
+            certificates: self.certificates.fingerprints(),
+            zones: self.published.zones.clone().unwrap_or_default(),
+            problems: self.problems(documents),
+            settled,
+        };
+        self.outputs.status.send_if_modified(|current| {
+            let changed = **current != status;
+            if changed {
+                *current = Arc::new(status);
+            }
+            changed
+        });
+    }
+
+    fn problems(&self, documents: &Documents) -> Vec<String> {
+        let site = &self.setup.site;
+        let unknown =
+            documents.topology.as_ref().is_some_and(|it| !it.value.sites.contains_key(site)).then(
+                || format!("{site} is not a site of this installation, so nothing is placed here"),
+            );
+        self.setup
+            .problems
+            .iter()
+            .chain(documents.refused.values())
+            .chain(self.disk.values())
+            .chain(self.certificates.problems())
+            .chain(&self.published.problems)
+            .cloned()
+            .chain(unknown)
+            .collect()
+    }
+}

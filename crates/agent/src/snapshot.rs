@@ -1,0 +1,159 @@
+//! What the proxy serves, built from documents and from what is warm. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use selvedge_model::documents::Installation;
+use selvedge_model::{Activation, App, Epoch, Host, Release, ServiceName, SiteId, hosts};
+use selvedge_proxy::{AppView, EpochView, RouteView, Target};
+
+use crate::desired::{EpochKey, selected};
+use crate::documents::AppKey;
+
+/// The view of a release whose services are all at hand in `targets`.
+pub(crate) fn epoch_view(
+    epoch: Epoch,
+    release: &Release,
+    targets: &BTreeMap<ServiceName, Target>,
+) -> EpochView {
+    let mut routes: Vec<RouteView> = release
+        .app
+        .routes
+        .iter()
+        .filter_map(|route| {
+            let target = targets.get(&route.service)?.clone();
+            let response_headers = route
+                .response_headers
+                .iter()
+                .filter_map(|(name, value)| {
+                    Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+                })
+                .collect();
+            Some(RouteView {
+                hosts: route.hosts.iter().cloned().collect(),
+                path: route.path.clone(),
+                service: route.service.clone(),
+                response_headers,
+                target,
+            })
+        })
+        .collect();
+    routes.sort_by_key(|route| std::cmp::Reverse(route.path.precedence()));
+    EpochView { epoch, release: release.id, routes }
+}
+
+/// What the proxy may answer for an app: the shown epochs, less those older than `floor`, which is
+/// the oldest that the site may still serve because its users have seen that one.
+pub(crate) fn app_view(
+    app: &AppKey,
+    activation: Option<Arc<Activation>>,
+    floor: Option<Epoch>,
+    shown: &BTreeMap<EpochKey, Arc<EpochView>>,
+) -> AppView {
+    let epochs = shown
+        .iter()
+        .filter(|(key, _)| &key.app == app && floor.is_none_or(|floor| key.epoch >= floor))
+        .map(|(key, view)| (key.epoch, Arc::clone(view)))
+        .collect();
+    AppView { app: app.0.clone(), environment: app.1.clone(), activation, epochs }
+}
+
+/// The epoch that a client without a pin is answered with: what the activation selects if it is
+/// there, else the newest one before it. The newest where clients are divided.
+pub(crate) fn active(site: &SiteId, view: &AppView) -> Option<Epoch> {
+    selected(site, view.activation.as_deref())
+        .filter_map(|wanted| view.epochs.range(..=wanted).next_back().map(|(epoch, _)| *epoch))
+        .max()
+}
+
+/// How far the floor of an app may rise: to the oldest of the epochs that users of this site see
+/// by the activation, once every one of them is there.
+pub(crate) fn floor(site: &SiteId, view: &AppView) -> Option<Epoch> {
+    let mut oldest = None;
+    for epoch in selected(site, view.activation.as_deref()) {
+        if !view.epochs.contains_key(&epoch) {
+            return None;
+        }
+        oldest = Some(oldest.map_or(epoch, |other: Epoch| other.min(epoch)));
+    }
+    oldest
+}
+
+/// The floor of an app whose record the ledger does not hold: what users see by the activation, as
+/// if it had been served here.
+pub(crate) fn floor_without_record(site: &SiteId, activation: &Activation) -> Option<Epoch> {
+    selected(site, Some(activation)).min()
+}
+
+/// The hosts of apps, and in words those that two apps claim; the first app keeps such a host.
+pub(crate) fn host_table<'a>(
+    apps: impl Iterator<Item = (Arc<AppView>, Vec<&'a App>)>,
+    installation: Option<&Installation>,
+) -> (HashMap<Host, Arc<AppView>>, Vec<String>) {
+    let mut table: HashMap<Host, Arc<AppView>> = HashMap::new();
+    let mut problems = Vec::new();
+    for (view, forms) in apps {
+        for form in forms {
+            let named: Vec<Host> = match installation {
+                Some(installation) => hosts::all_hosts(form, installation).into_iter().collect(),
+                None => form.hosts().into_iter().cloned().collect(),
+            };
+            for host in named {
+                match table.get(&host) {
+                    Some(other) if other.app != view.app => problems.push(format!(
+                        "{host} is claimed by {} and by {}; {} answers for it",
+                        other.app, view.app, other.app
+                    )),
+                    Some(_) => {}
+                    None => drop(table.insert(host, Arc::clone(&view))),
+                }
+            }
+        }
+    }
+    problems.dedup();
+    (table, problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use selvedge_model::{AppName, Digest, EnvironmentName, ReleaseId};
+
+    use super::*;
+
+    fn shop() -> AppKey {
+        (AppName::new("shop").unwrap(), EnvironmentName::production())
+    }
+
+    fn shown(numbers: &[u64]) -> BTreeMap<EpochKey, Arc<EpochView>> {
+        numbers
+            .iter()
+            .map(|number| {
+                let epoch = Epoch::new(1, *number);
+                let release = ReleaseId(Digest::of(&number.to_be_bytes()));
+                let view = EpochView { epoch, release, routes: vec![] };
+                (EpochKey { app: shop(), epoch }, Arc::new(view))
+            })
+            .collect()
+    }
+
+    fn activation(number: u64) -> Option<Arc<Activation>> {
+        let (app, environment) = shop();
+        let epoch = Epoch::new(1, number);
+        Some(Arc::new(Activation::everyone(app, environment, epoch, BTreeMap::new())))
+    }
+
+    #[test]
+    fn the_last_good_epoch_answers_until_the_next_is_there_and_never_after() {
+        let site = SiteId::new("fra").unwrap();
+        let epoch = |number| Some(Epoch::new(1, number));
+        let view = app_view(&shop(), activation(2), epoch(1), &shown(&[1]));
+        assert_eq!((active(&site, &view), floor(&site, &view)), (epoch(1), None));
+        let view = app_view(&shop(), activation(2), epoch(1), &shown(&[1, 2, 3]));
+        assert_eq!((active(&site, &view), floor(&site, &view)), (epoch(2), epoch(2)));
+        let view = app_view(&shop(), activation(2), epoch(2), &shown(&[1]));
+        assert_eq!((active(&site, &view), view.epochs.len()), (None, 0));
+        let view = app_view(&shop(), None, None, &shown(&[1]));
+        assert_eq!((active(&site, &view), floor(&site, &view)), (None, None));
+    }
+}

@@ -1,0 +1,10 @@
+//! An agent with an embedded fabric; the test plays control.
+
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod process;
+#[cfg(test)]
+mod world;
