@@ -166,6 +166,13 @@ impl fmt::Display for Host {
     }
 }
 
+/// So that a map keyed by hosts is searched with the text of a request, not with a copy of it.
+impl std::borrow::Borrow<str> for Host {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for Host {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {

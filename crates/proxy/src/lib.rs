@@ -3,71 +3,113 @@
 //! It serves what a [`Snapshot`] says and reports what it did as access records. It knows nothing
 //! of the fabric, of control or of how workloads are run; the agent is its only caller, and it can
 //! be run, tested and benchmarked alone.
+//!
+//! A request is checked (`check`: what could be read two ways is refused), located (`locate`: host,
+//! then the epoch that the client may be served, then the route), answered from [`files`] or by an
+//! [`upstream`], and named: every response says its site, release, epoch and request id.
+//!
+//! Deliberately absent: a cache, protocol upgrades (a workload sees an ordinary request), HTTP/3,
+//! and any choice of what is served.
 
+mod activity;
+mod authority;
+mod body;
+mod check;
+mod epoch;
 pub mod files;
+mod floor;
+mod forward;
+mod limits;
+mod listener;
+mod locate;
+mod pages;
+mod path;
+mod pins;
+mod record;
+mod service;
 pub mod snapshot;
+mod tls;
+mod trace;
 pub mod upstream;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use selvedge_telemetry::access::AccessLog;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use limits::Limits;
 pub use snapshot::{AppView, Connect, EpochView, RouteView, Snapshot, Stream, Target};
+pub use upstream::{Upstream, UpstreamLimits};
 
 /// How a proxy listens and what it tolerates.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Plain HTTP. Port 0 picks a free one.
+    /// Plain HTTP/1.1, and HTTP/2 for clients that know (RFC 9113, section 3.3). Port 0 picks a
+    /// free one.
     pub http: SocketAddr,
     /// HTTPS. Port 0 picks a free one.
     pub https: SocketAddr,
-    /// Limits on what clients and workloads may do.
+    /// Limits on what clients may do.
     pub limits: Limits,
-}
-
-/// Limits; the defaults suit the public Internet.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Placeholder so that the type has a field until the proxy is written.
-    pub max_connections: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_connections: 10_000 }
-    }
 }
 
 /// A proxy that has bound its listeners.
 pub struct Proxy {
-    _private: (),
+    server: listener::Server,
+    http: (TcpListener, SocketAddr),
+    https: (TcpListener, SocketAddr),
 }
 
 impl Proxy {
-    /// Binds the listeners.
+    /// Binds the listeners. Connections wait in the kernel until [`Proxy::run`]. Must be called
+    /// within a tokio runtime.
+    ///
+    /// # Errors
+    /// When a listener can't be bound; the error says which.
     pub fn bind(
-        _config: Config,
-        _snapshot: watch::Receiver<Arc<Snapshot>>,
-        _access: AccessLog,
-    ) -> std::io::Result<Self> {
-        Ok(Self { _private: () })
+        config: Config,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        access: AccessLog,
+    ) -> io::Result<Self> {
+        let http = listen("HTTP", config.http)?;
+        let https = listen("HTTPS", config.https)?;
+        let acceptor = listener::acceptor(snapshot.clone()).map_err(io::Error::other)?;
+        let shared = listener::Shared {
+            limits: config.limits,
+            snapshot,
+            access,
+            floors: floor::Floors::default(),
+            ids: trace::Ids::new()?,
+        };
+        let server = listener::Server::new(Arc::new(shared), acceptor);
+        Ok(Self { server, http, https })
     }
 
     /// Where plain HTTP is served.
     pub fn http_address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], 0).into()
+        self.http.1
     }
 
     /// Where HTTPS is served.
     pub fn https_address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], 0).into()
+        self.https.1
     }
 
-    /// Serves until `token` is cancelled, then finishes what is under way, bounded.
+    /// Serves until `token` is cancelled, then finishes what is under way, bounded by
+    /// [`Limits::drain_timeout`].
     pub async fn run(self, token: CancellationToken) {
-        token.cancelled().await;
+        self.server.run(self.http.0, self.https.0, token).await;
     }
+}
+
+fn listen(purpose: &str, address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let bound = listener::bind(address).and_then(|listener| {
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
+    });
+    bound.map_err(|error| io::Error::new(error.kind(), format!("{purpose} on {address}: {error}")))
 }

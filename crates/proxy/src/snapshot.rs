@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -83,13 +82,6 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 pub trait Connect: Send + Sync + 'static {
     /// Opens a new connection.
     async fn connect(&self) -> std::io::Result<Box<dyn Stream>>;
-}
-
-/// Where a static site's files are: an unpacked artifact.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StaticRoot {
-    /// The directory.
-    pub path: PathBuf,
 }
 
 impl fmt::Debug for Snapshot {

@@ -24,7 +24,7 @@ const ROTATE_AT: u64 = 64 << 20;
 
 /// What happened with one request. Written when the response's body has ended or the client has
 /// gone. Fields that don't apply are left out of the line.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AccessRecord {
     /// When the request's head had arrived (RFC 3339, UTC).
     pub time: Timestamp,
@@ -64,7 +64,7 @@ pub struct AccessRecord {
     pub host: String,
     /// Path and query as sent, cut to 2,048 bytes.
     pub path: String,
-    /// The status sent.
+    /// The status sent; 0 when the client left before there was one.
     pub status: u16,
     /// Bytes of the response's body handed to the connection.
     pub bytes_sent: u64,

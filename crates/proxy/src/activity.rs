@@ -1,0 +1,284 @@
+//! Watching a client's connection for slowness that hyper does not bound.
+//!
+//! The stream, the requests and the bodies of a connection note here when something moves; the
+//! connection's task looks every now and then whether too little did.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::Limits;
+
+/// What happened last on a connection. Times are milliseconds since its start, plus one; zero
+/// means "not now".
+#[derive(Debug)]
+pub(crate) struct Activity {
+    start: Instant,
+    /// Requests under way, bodies included.
+    busy: AtomicU32,
+    /// Response bodies whose last chunk has not been asked past.
+    handed_out: AtomicU32,
+    last_move: AtomicU64,
+    /// First byte of a head that is not whole yet. HTTP/1 only.
+    head_began: AtomicU64,
+    write_blocked: AtomicU64,
+    last_chunk: AtomicU64,
+}
+
+/// What is to happen with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing; look again after this.
+    LookAgain(Duration),
+    /// Nothing has been asked for too long.
+    Idle,
+    /// A head takes too long.
+    SlowHead,
+    /// The client does not take what it asked for.
+    NotReading,
+}
+
+impl Activity {
+    pub(crate) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            busy: AtomicU32::new(0),
+            handed_out: AtomicU32::new(0),
+            last_move: AtomicU64::new(1),
+            // A connection that says nothing is one whose head takes long.
+            head_began: AtomicU64::new(1),
+            write_blocked: AtomicU64::new(0),
+            last_chunk: AtomicU64::new(0),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    /// A request's head is whole.
+    pub(crate) fn begin(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        self.head_began.store(0, Ordering::Relaxed);
+        Busy { activity: Arc::clone(self), handed_out: false }
+    }
+
+    fn read(&self) {
+        if self.busy.load(Ordering::Relaxed) == 0 && self.head_began.load(Ordering::Relaxed) == 0 {
+            self.head_began.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    fn wrote(&self) {
+        self.write_blocked.store(0, Ordering::Relaxed);
+        self.last_move.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn blocked(&self) {
+        if self.write_blocked.load(Ordering::Relaxed) == 0 {
+            self.write_blocked.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Judges the connection. HTTP/2 multiplexes, so that bytes which arrive while no request is
+    /// under way need not be a head: there only the idle timeout bounds one.
+    pub(crate) fn judge(&self, limits: &Limits, multiplexed: bool) -> Verdict {
+        let now = self.now();
+        let mut next = limits.idle_timeout;
+        let mut check = |since: u64, timeout: Duration| {
+            let passed = Duration::from_millis(now.saturating_sub(since));
+            if since != 0 {
+                next = next.min(timeout.saturating_sub(passed));
+            }
+            since != 0 && passed >= timeout
+        };
+        if check(self.write_blocked.load(Ordering::Relaxed), limits.client_stall_timeout) {
+            return Verdict::NotReading;
+        }
+        if self.handed_out.load(Ordering::Relaxed) > 0
+            && check(self.last_chunk.load(Ordering::Relaxed), limits.client_stall_timeout)
+        {
+            return Verdict::NotReading;
+        }
+        if self.busy.load(Ordering::Relaxed) == 0 {
+            let head_began = self.head_began.load(Ordering::Relaxed);
+            if !multiplexed && check(head_began, limits.header_timeout) {
+                return Verdict::SlowHead;
+            }
+            if check(self.last_move.load(Ordering::Relaxed), limits.idle_timeout) {
+                return Verdict::Idle;
+            }
+        }
+        Verdict::LookAgain(next.max(Duration::from_millis(1)))
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    activity: Arc<Activity>,
+    handed_out: bool,
+}
+
+impl Busy {
+    /// The connection asks for more of the body.
+    pub(crate) fn asked(&mut self) {
+        if std::mem::take(&mut self.handed_out) {
+            self.activity.handed_out.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The connection got a chunk of the body.
+    pub(crate) fn handed(&mut self) {
+        self.activity.last_chunk.store(self.activity.now(), Ordering::Relaxed);
+        if !std::mem::replace(&mut self.handed_out, true) {
+            self.activity.handed_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.asked();
+        self.activity.last_move.store(self.activity.now(), Ordering::Relaxed);
+        self.activity.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A client's stream that notes what moves.
+#[derive(Debug)]
+pub(crate) struct Watched<S> {
+    pub(crate) stream: S,
+    pub(crate) activity: Arc<Activity>,
+}
+
+impl<S> Watched<S> {
+    fn note(&self, result: &Poll<std::io::Result<usize>>) {
+        match result {
+            Poll::Ready(Ok(written)) if *written > 0 => self.activity.wrote(),
+            Poll::Pending => self.activity.blocked(),
+            Poll::Ready(_) => {}
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if result.is_ready() && buffer.filled().len() > before {
+            self.activity.read();
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.note(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        match result {
+            Poll::Pending => self.activity.blocked(),
+            Poll::Ready(_) => self.activity.write_blocked.store(0, Ordering::Relaxed),
+        }
+        result
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn limits() -> Limits {
+        Limits {
+            header_timeout: 10 * SECOND,
+            idle_timeout: 60 * SECOND,
+            client_stall_timeout: 30 * SECOND,
+            ..Limits::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_must_come_in_time() {
+        let activity = Arc::new(Activity::new());
+        assert_eq!(activity.judge(&limits(), false), Verdict::LookAgain(10 * SECOND));
+        tokio::time::advance(10 * SECOND).await;
+        assert_eq!(activity.judge(&limits(), false), Verdict::SlowHead);
+        assert_eq!(activity.judge(&limits(), true), Verdict::LookAgain(50 * SECOND));
+        drop(activity.begin());
+        assert_eq!(activity.judge(&limits(), false), Verdict::LookAgain(60 * SECOND));
+        activity.read();
+        assert_eq!(activity.judge(&limits(), false), Verdict::LookAgain(10 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_connections_without_requests_are_idle() {
+        let activity = Arc::new(Activity::new());
+        let busy = activity.begin();
+        tokio::time::advance(3600 * SECOND).await;
+        assert!(matches!(activity.judge(&limits(), false), Verdict::LookAgain(_)));
+        drop(busy);
+        tokio::time::advance(59 * SECOND).await;
+        assert_eq!(activity.judge(&limits(), false), Verdict::LookAgain(SECOND));
+        activity.wrote();
+        tokio::time::advance(60 * SECOND).await;
+        assert_eq!(activity.judge(&limits(), false), Verdict::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_must_take_what_it_asked_for() {
+        let activity = Arc::new(Activity::new());
+        let mut busy = activity.begin();
+        busy.handed();
+        tokio::time::advance(29 * SECOND).await;
+        assert_eq!(activity.judge(&limits(), true), Verdict::LookAgain(SECOND));
+        busy.asked();
+        tokio::time::advance(29 * SECOND).await;
+        assert!(matches!(activity.judge(&limits(), true), Verdict::LookAgain(_)));
+        busy.handed();
+        tokio::time::advance(30 * SECOND).await;
+        assert_eq!(activity.judge(&limits(), true), Verdict::NotReading);
+        drop(busy);
+        activity.blocked();
+        tokio::time::advance(30 * SECOND).await;
+        assert_eq!(activity.judge(&limits(), false), Verdict::NotReading);
+    }
+}

@@ -1,0 +1,292 @@
+//! Bodies on their way: counted, timed and bounded.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use crate::files::{Content, FileBody};
+use crate::record::Exchange;
+use crate::upstream::WorkloadBody;
+
+/// What goes wrong with a body; hyper only wants to know that something did.
+pub(crate) type BodyError = Box<dyn Error + Send + Sync>;
+
+/// A timer that runs only while something is awaited. Costs nothing when nothing is.
+#[derive(Debug)]
+pub(crate) struct Stall {
+    timeout: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+impl Stall {
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self { timeout, sleep: None, waiting: false }
+    }
+
+    /// Something came: the next wait starts anew.
+    pub(crate) fn progress(&mut self) {
+        self.waiting = false;
+    }
+
+    /// Nothing came. Ready when that has lasted for the timeout.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let timeout = self.timeout;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        if !self.waiting {
+            self.waiting = true;
+            sleep.as_mut().reset(Instant::now() + timeout);
+        }
+        sleep.as_mut().poll(cx)
+    }
+}
+
+/// What is wrong with a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RequestBodyError {
+    /// More bytes than allowed.
+    #[error("the request's body is too large")]
+    TooLarge,
+    /// The client stopped sending.
+    #[error("the client stopped sending the request's body")]
+    Stalled,
+    /// The connection broke, or the framing is wrong.
+    #[error("the request's body ended early")]
+    Broken,
+}
+
+/// How far a request's body has been read, for those who don't read it.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    bytes: AtomicU64,
+    error: AtomicU8,
+}
+
+impl Received {
+    /// Bytes read so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// What is wrong, if something is.
+    pub(crate) fn error(&self) -> Option<RequestBodyError> {
+        match self.error.load(Ordering::Relaxed) {
+            1 => Some(RequestBodyError::TooLarge),
+            2 => Some(RequestBodyError::Stalled),
+            3 => Some(RequestBodyError::Broken),
+            _ => None,
+        }
+    }
+
+    fn fail(&self, error: RequestBodyError) -> BodyError {
+        let code = match error {
+            RequestBodyError::TooLarge => 1,
+            RequestBodyError::Stalled => 2,
+            RequestBodyError::Broken => 3,
+        };
+        self.error.store(code, Ordering::Relaxed);
+        error.into()
+    }
+}
+
+/// A request's body on its way to a workload. Trailers are left out: no workload speaks a protocol
+/// that needs them, and they have carried smuggled headers.
+pub(crate) enum RequestBody {
+    /// None.
+    Empty,
+    /// As the client sends it.
+    Streaming(Box<StreamingBody>),
+}
+
+pub(crate) struct StreamingBody {
+    inner: Incoming,
+    left: u64,
+    stall: Stall,
+    received: Arc<Received>,
+}
+
+impl RequestBody {
+    pub(crate) fn new(
+        inner: Incoming,
+        max: u64,
+        stall: Duration,
+        received: &Arc<Received>,
+    ) -> Self {
+        if inner.is_end_stream() {
+            return Self::Empty;
+        }
+        let received = Arc::clone(received);
+        let stall = Stall::new(stall);
+        Self::Streaming(Box::new(StreamingBody { inner, left: max, stall, received }))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+}
+
+impl StreamingBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(self.stall.poll(cx));
+                return Poll::Ready(Some(Err(self.received.fail(RequestBodyError::Stalled))));
+            }
+        };
+        self.stall.progress();
+        let data = match frame {
+            None => return Poll::Ready(None),
+            Some(Err(_)) => {
+                return Poll::Ready(Some(Err(self.received.fail(RequestBodyError::Broken))));
+            }
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => data,
+                Err(_) => return Poll::Ready(None),
+            },
+        };
+        let len = data.len() as u64;
+        let Some(left) = self.left.checked_sub(len) else {
+            return Poll::Ready(Some(Err(self.received.fail(RequestBodyError::TooLarge))));
+        };
+        self.left = left;
+        self.received.bytes.fetch_add(len, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Streaming(body) => body.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming(body) => body.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming(body) => body.inner.size_hint(),
+        }
+    }
+}
+
+/// Where a response's body comes from.
+pub(crate) enum Payload {
+    Empty,
+    Memory(Bytes),
+    File(FileBody),
+    Workload(WorkloadBody),
+}
+
+impl From<Content> for Payload {
+    fn from(content: Content) -> Self {
+        match content {
+            Content::Empty => Self::Empty,
+            Content::Memory(bytes) => Self::Memory(bytes),
+            Content::File(body) => Self::File(body),
+        }
+    }
+}
+
+/// A response's body on its way to the client. When it ends or is dropped, so does the exchange,
+/// and the access record is written.
+pub(crate) struct ResponseBody {
+    payload: Payload,
+    exchange: Exchange,
+}
+
+impl ResponseBody {
+    pub(crate) fn new(payload: Payload, exchange: Exchange) -> Self {
+        let mut body = Self { payload, exchange };
+        if body.is_end_stream() {
+            body.exchange.complete();
+        }
+        body
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match &mut self.payload {
+            Payload::Empty => Poll::Ready(None),
+            Payload::Memory(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.payload = Payload::Empty;
+                Poll::Ready(Some(Ok(bytes)))
+            }
+            Payload::File(body) => body.poll_chunk(cx).map_err(Into::into),
+            Payload::Workload(body) => body.poll_data(cx).map_err(Into::into),
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.exchange.asked();
+        match ready!(self.poll_data(cx)) {
+            Some(Ok(data)) => {
+                self.exchange.sent(data.len() as u64);
+                if self.is_end_stream() {
+                    self.exchange.complete();
+                }
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(error)) => {
+                let kind = match &self.payload {
+                    Payload::Workload(body) => body.failure(),
+                    _ => None,
+                };
+                self.exchange.body_failed(kind);
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                self.exchange.complete();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.payload {
+            Payload::Empty => true,
+            Payload::Memory(bytes) => bytes.is_empty(),
+            Payload::File(body) => body.remaining() == 0,
+            Payload::Workload(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.payload {
+            Payload::Empty => SizeHint::with_exact(0),
+            Payload::Memory(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Payload::File(body) => SizeHint::with_exact(body.remaining()),
+            Payload::Workload(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Headers between client and workload: what belongs to one connection stays there, and what a
+//! workload is told of the client comes from us alone.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{
+    CONNECTION, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::authority::Authority;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What clients may not tell a workload, since it would take it for our word; `proxy` because CGI
+/// makes `HTTP_PROXY` of it (CVE-2016-5385).
+const FORGEABLE: [HeaderName; 6] = [
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-forwarded-ssl"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("proxy"),
+];
+
+/// Removes what concerns only the connection that a message came by (RFC 9110, section 7.6.1).
+/// With them goes any upgrade: the workload sees an ordinary request.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let nominated: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|line| line.to_str().ok())
+            .flat_map(|line| line.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            // A message must not be able to have its host or framing removed.
+            .filter(|name| name != HOST && name != http::header::CONTENT_LENGTH)
+            .collect();
+        for name in nominated {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// Makes a client's headers those that the workload sees.
+pub(crate) fn to_workload(
+    headers: &mut HeaderMap,
+    authority: &Authority,
+    peer: SocketAddr,
+    scheme: &'static str,
+) {
+    remove_hop_by_hop(headers);
+    for name in FORGEABLE {
+        headers.remove(name);
+    }
+    // The client's connection has dealt with the expectation; proxies' credentials are for us.
+    headers.remove(EXPECT);
+    headers.remove(PROXY_AUTHORIZATION);
+    let ip = peer.ip().to_canonical();
+    let host = authority.as_header().clone();
+    let node = match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("\"[{ip}]\""),
+    };
+    let shown = host.to_str().unwrap_or_default();
+    let forwarded = format!("for={node};host=\"{shown}\";proto={scheme}");
+    let pairs = [(X_FORWARDED_FOR, ip.to_string()), (FORWARDED, forwarded)];
+    for (name, value) in pairs {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    headers.insert(X_FORWARDED_HOST, host.clone());
+    headers.insert(HOST, host);
+    headers.append(VIA, HeaderValue::from_static("1.1 selvedge"));
+}
+
+/// Makes a workload's headers those that the client sees.
+pub(crate) fn to_client(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    headers.remove(PROXY_AUTHENTICATE);
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn forwarded(peer: &str, extra: &[(&str, &str)]) -> HeaderMap {
+        let mut request = Request::builder().uri("/").header(HOST, "Shop.test:8443");
+        for (name, value) in extra {
+            request = request.header(*name, *value);
+        }
+        let mut head = request.body(()).unwrap().into_parts().0;
+        let authority = Authority::of(&head).unwrap();
+        to_workload(&mut head.headers, &authority, peer.parse().unwrap(), "https");
+        head.headers
+    }
+
+    #[test]
+    fn the_workload_is_told_our_word_only() {
+        let headers = forwarded(
+            "[::ffff:192.0.2.1]:5000",
+            &[
+                ("x-forwarded-for", "203.0.113.9"),
+                ("x-forwarded-proto", "gopher"),
+                ("forwarded", "for=evil"),
+                ("x-real-ip", "203.0.113.9"),
+                ("proxy", "http://evil"),
+                ("accept", "text/html"),
+            ],
+        );
+        assert_eq!(headers["x-forwarded-for"], "192.0.2.1");
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        assert_eq!(headers["x-forwarded-host"], "Shop.test:8443");
+        assert_eq!(headers["forwarded"], "for=192.0.2.1;host=\"Shop.test:8443\";proto=https");
+        assert_eq!(headers[HOST], "Shop.test:8443");
+        assert_eq!(headers["accept"], "text/html");
+        assert!(!headers.contains_key("x-real-ip") && !headers.contains_key("proxy"));
+        let headers = forwarded("[2001:db8::1]:5000", &[]);
+        assert!(headers["forwarded"].to_str().unwrap().starts_with("for=\"[2001:db8::1]\";"));
+    }
+
+    #[test]
+    fn what_concerns_a_connection_stays_there() {
+        let headers = forwarded(
+            "192.0.2.1:1",
+            &[
+                ("connection", "keep-alive, X-Secret"),
+                ("connection", "host, content-length"),
+                ("x-secret", "1"),
+                ("keep-alive", "timeout=5"),
+                ("te", "trailers"),
+                ("transfer-encoding", "chunked"),
+                ("upgrade", "websocket"),
+                ("expect", "100-continue"),
+                ("content-length", "3"),
+            ],
+        );
+        for gone in
+            ["connection", "x-secret", "keep-alive", "te", "transfer-encoding", "upgrade", "expect"]
+        {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+        assert_eq!(headers["content-length"], "3");
+        assert_eq!(headers[HOST], "Shop.test:8443");
+    }
+}

@@ -1,0 +1,53 @@
+//! What clients may do, in time and size. What workloads may do is [`crate::UpstreamLimits`].
+
+use std::time::Duration;
+
+/// Limits of clients; the defaults suit the public Internet.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Client connections at once, over both listeners. Further ones wait in the kernel's queue.
+    pub max_connections: usize,
+    /// A TLS handshake must be done within this.
+    pub tls_handshake_timeout: Duration,
+    /// The head of an HTTP/1 request must arrive within this of its first byte, and the first
+    /// byte of a connection within this of its start.
+    pub header_timeout: Duration,
+    /// A connection without a request is closed after this.
+    pub idle_timeout: Duration,
+    /// Bytes of a request's head.
+    pub max_header_bytes: u32,
+    /// Header fields of a request, at most 100.
+    pub max_headers: usize,
+    /// Bytes of a request target: path and query.
+    pub max_uri_bytes: usize,
+    /// Bytes of a request's body.
+    pub max_body_bytes: u64,
+    /// A client must send, or take, some of a body within this.
+    pub client_stall_timeout: Duration,
+    /// HTTP/2 streams of a connection at once.
+    pub max_streams: u32,
+    /// HTTP/2 streams that a client may reset before their request was looked at (the "rapid
+    /// reset" attack, CVE-2023-44487); one more closes the connection.
+    pub max_pending_resets: usize,
+    /// Requests under way when the proxy ends have this long.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            tls_handshake_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            max_header_bytes: 32 << 10,
+            max_headers: 100,
+            max_uri_bytes: 8 << 10,
+            max_body_bytes: 100 << 20,
+            client_stall_timeout: Duration::from_secs(30),
+            max_streams: 128,
+            max_pending_resets: 20,
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Listeners, connections and their end.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use selvedge_telemetry::Chain;
+use selvedge_telemetry::access::AccessLog;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::activity::{Activity, Verdict, Watched};
+use crate::floor::Floors;
+use crate::service;
+use crate::tls;
+use crate::trace::Ids;
+use crate::{Limits, Snapshot};
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 4096;
+/// How long to wait when the system is out of files or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long an idle connection may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// What every connection of a proxy shares.
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(crate) access: AccessLog,
+    pub(crate) floors: Floors,
+    pub(crate) ids: Ids,
+}
+
+/// The client at the other end of a connection.
+pub(crate) struct Client {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) peer: SocketAddr,
+    /// The TLS version, where there is TLS.
+    pub(crate) tls: Option<&'static str>,
+    pub(crate) activity: Arc<Activity>,
+}
+
+impl Client {
+    pub(crate) fn secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.secure() { "https" } else { "http" }
+    }
+}
+
+/// Binds a TCP listener.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// What the accept loops and connections of one proxy work with.
+#[derive(Clone)]
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+    http: Builder<TokioExecutor>,
+    acceptor: TlsAcceptor,
+    gate: Arc<Semaphore>,
+    connections: TaskTracker,
+    /// No new connections; finish.
+    drain: CancellationToken,
+    /// Now.
+    abort: CancellationToken,
+}
+
+impl Server {
+    pub(crate) fn new(shared: Arc<Shared>, acceptor: TlsAcceptor) -> Self {
+        let gate = shared.limits.max_connections.min(Semaphore::MAX_PERMITS);
+        Self {
+            http: builder(&shared.limits),
+            shared,
+            acceptor,
+            gate: Arc::new(Semaphore::new(gate)),
+            connections: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        }
+    }
+
+    /// Serves both listeners until `token` is cancelled, then drains, bounded.
+    pub(crate) async fn run(self, http: TcpListener, https: TcpListener, token: CancellationToken) {
+        tokio::select! {
+            () = self.accept(http, false) => {}
+            () = self.accept(https, true) => {}
+            () = token.cancelled() => {}
+        }
+        self.drain.cancel();
+        self.connections.close();
+        if timeout(self.shared.limits.drain_timeout, self.connections.wait()).await.is_err() {
+            tracing::warn!(connections = self.connections.len(), "drain timed out; closing");
+        }
+        self.abort.cancel();
+        self.connections.wait().await;
+    }
+
+    async fn accept(&self, listener: TcpListener, secure: bool) {
+        loop {
+            let Ok(permit) = Arc::clone(&self.gate).acquire_owned().await else { return };
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "a connection can't be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let server = self.clone();
+            self.connections.spawn(async move {
+                server.connection(stream, peer, secure).await;
+                drop(permit);
+            });
+        }
+    }
+
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr, secure: bool) {
+        // Answers are written whole; waiting for more only delays their last part.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(error = %Chain(&error), "TCP_NODELAY can't be set");
+        }
+        if !secure {
+            return self.serve(stream, self.http.clone(), peer, None, false).await;
+        }
+        let handshake =
+            timeout(self.shared.limits.tls_handshake_timeout, self.acceptor.accept(stream));
+        let stream = tokio::select! {
+            result = handshake => match result {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    tracing::debug!(%peer, error = %Chain(&error), "TLS handshake failed");
+                    return;
+                }
+                Err(_) => return,
+            },
+            () = self.drain.cancelled() => return,
+        };
+        let session = stream.get_ref().1;
+        let tls = Some(tls::version_name(session.protocol_version()));
+        let multiplexed = session.alpn_protocol() == Some(b"h2");
+        let http = self.http.clone();
+        let http = if multiplexed { http.http2_only() } else { http.http1_only() };
+        self.serve(stream, http, peer, tls, multiplexed).await;
+    }
+
+    async fn serve<S>(
+        &self,
+        stream: S,
+        http: Builder<TokioExecutor>,
+        peer: SocketAddr,
+        tls: Option<&'static str>,
+        multiplexed: bool,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let limits = &self.shared.limits;
+        let activity = Arc::new(Activity::new());
+        let client = Arc::new(Client {
+            shared: Arc::clone(&self.shared),
+            peer,
+            tls,
+            activity: Arc::clone(&activity),
+        });
+        let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity) });
+        let handler = service_fn(move |request: Request<Incoming>| {
+            let client = Arc::clone(&client);
+            async move { Ok::<_, Infallible>(service::handle(client, request).await) }
+        });
+        let mut connection = pin!(http.serve_connection(io, handler));
+        let mut look = pin!(sleep(limits.header_timeout.min(limits.idle_timeout)));
+        let mut draining = false;
+        let mut leaving = false;
+        loop {
+            tokio::select! {
+                result = connection.as_mut() => {
+                    if let Err(error) = result {
+                        tracing::debug!(%peer, error = %Chain(&*error), "connection ended");
+                    }
+                    return;
+                }
+                () = look.as_mut() => match activity.judge(limits, multiplexed) {
+                    Verdict::LookAgain(after) if !leaving => {
+                        look.as_mut().reset(Instant::now() + after);
+                    }
+                    Verdict::Idle if !leaving => {
+                        leaving = true;
+                        connection.as_mut().graceful_shutdown();
+                        look.as_mut().reset(Instant::now() + GOODBYE);
+                    }
+                    verdict => {
+                        tracing::debug!(%peer, ?verdict, "connection closed");
+                        return;
+                    }
+                },
+                () = self.drain.cancelled(), if !draining => {
+                    draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = self.abort.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// HTTP settings. The timeouts for heads and idle connections are [`Activity`]'s, since hyper has
+/// one for both.
+fn builder(limits: &Limits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size((limits.max_header_bytes as usize).max(8192))
+        .writev(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_streams)
+        .max_pending_accept_reset_streams(limits.max_pending_resets)
+        .max_header_list_size(limits.max_header_bytes)
+        .max_send_buf_size(256 << 10);
+    builder
+}
+
+/// Accepts TLS with the snapshot's certificates.
+pub(crate) fn acceptor(
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+) -> Result<TlsAcceptor, rustls::Error> {
+    Ok(TlsAcceptor::from(Arc::new(tls::server_config(snapshot)?)))
+}

@@ -1,0 +1,127 @@
+//! One request from its head to the end of its response, and the record of it.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use jiff::Timestamp;
+use selvedge_telemetry::access::{AccessError, AccessLog, AccessRecord, ErrorSource};
+use tokio::time::Instant;
+
+use crate::activity::Busy;
+use crate::body::Received;
+use crate::listener::Client;
+use crate::trace::Trace;
+
+/// How much of a request target a record keeps, in bytes.
+const PATH_MAX: usize = 2048;
+
+/// A request under way. However it ends, its record is written when this is dropped.
+pub(crate) struct Exchange {
+    record: Box<AccessRecord>,
+    started: Instant,
+    received: Arc<Received>,
+    log: AccessLog,
+    busy: Busy,
+    complete: bool,
+}
+
+impl Exchange {
+    pub(crate) fn begin(client: &Client, head: &Parts, trace: &Trace) -> Self {
+        let target = head.uri.path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
+        let record = AccessRecord {
+            time: Timestamp::now(),
+            site: client.shared.snapshot.borrow().site.to_string(),
+            app: None,
+            environment: None,
+            service: None,
+            release: None,
+            epoch: None,
+            request_id: trace.request_id.clone(),
+            trace_id: trace.trace_id.clone(),
+            client: client.peer.to_string(),
+            protocol: protocol(head.version).to_owned(),
+            scheme: client.scheme().to_owned(),
+            tls: client.tls.map(str::to_owned),
+            method: head.method.to_string(),
+            host: String::new(),
+            path: truncate(target).to_owned(),
+            status: 0,
+            bytes_sent: 0,
+            bytes_received: 0,
+            duration_ms: 0.0,
+            upstream_ms: None,
+            error: None,
+        };
+        Self {
+            record: Box::new(record),
+            started: Instant::now(),
+            received: Arc::default(),
+            log: client.shared.access.clone(),
+            busy: client.activity.begin(),
+            complete: false,
+        }
+    }
+
+    pub(crate) fn record(&mut self) -> &mut AccessRecord {
+        &mut self.record
+    }
+
+    pub(crate) fn received(&self) -> &Arc<Received> {
+        &self.received
+    }
+
+    pub(crate) fn failed(&mut self, source: ErrorSource, kind: &str) {
+        self.record.error = Some(AccessError { source, kind: kind.to_owned() });
+    }
+
+    /// The response's body can't go on: the workload's doing if it has a name, ours otherwise.
+    pub(crate) fn body_failed(&mut self, workload: Option<&'static str>) {
+        match workload {
+            Some(kind) => self.failed(ErrorSource::Workload, kind),
+            None => self.failed(ErrorSource::Proxy, "file-unreadable"),
+        }
+        self.complete = true;
+    }
+
+    pub(crate) fn asked(&mut self) {
+        self.busy.asked();
+    }
+
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        self.record.bytes_sent += bytes;
+        self.busy.handed();
+    }
+
+    /// The whole response was handed to the connection.
+    pub(crate) fn complete(&mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.complete && self.record.error.is_none() {
+            self.failed(ErrorSource::Client, "aborted");
+        }
+        self.record.bytes_received = self.received.bytes();
+        self.record.duration_ms = milliseconds(self.started);
+        self.log.record(std::mem::take(&mut *self.record));
+    }
+}
+
+/// Milliseconds since `start`, to the microsecond.
+pub(crate) fn milliseconds(start: Instant) -> f64 {
+    (start.elapsed().as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn protocol(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_2 => "HTTP/2",
+        http::Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+fn truncate(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(PATH_MAX)).unwrap_or(text)
+}
