@@ -111,6 +111,8 @@ fn choose(
         bucket: pin.map_or(bucket, |pin| pin.bucket),
         floor: match pin {
             Some(pin) => Some(pin.epoch),
+            // An app that was taken back is not live, whatever was served of it.
+            None if app.activation.is_none() => None,
             None => shared.floors.get(&app.app, &app.environment),
         },
     };

@@ -1,0 +1,5 @@
+//! The proxy over real sockets.
+
+mod clients;
+mod serving;
+mod site;

@@ -1,0 +1,172 @@
+//! A proxy under test, and the parts of snapshots.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use selvedge_model::documents::PinKeys;
+use selvedge_model::manifest::PathPattern;
+use selvedge_model::pin::PinAuthority;
+use selvedge_model::{
+    Activation, AppName, Digest, EnvironmentName, Epoch, Host, ReleaseId, ServiceName, SiteId,
+};
+use selvedge_proxy::files::StaticSite;
+use selvedge_proxy::{AppView, Config, EpochView, Limits, Proxy, RouteView, Snapshot, Target};
+use selvedge_telemetry::access::{AccessLog, AccessRecord};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const HOST: &str = "shop.edge.test";
+/// No test waits longer than this for something that is to happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running proxy. Stops when dropped.
+pub(crate) struct Site {
+    pub(crate) http: SocketAddr,
+    pub(crate) https: SocketAddr,
+    pub(crate) ca: CertificateDer<'static>,
+    pub(crate) records: mpsc::Receiver<AccessRecord>,
+    pub(crate) token: CancellationToken,
+    pub(crate) ended: JoinHandle<()>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    certificates: HashMap<Host, Arc<CertifiedKey>>,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.token.cancel();
+    }
+}
+
+impl Site {
+    pub(crate) async fn start(app: AppView) -> Self {
+        Self::with_limits(app, Limits::default()).await
+    }
+
+    pub(crate) async fn with_limits(app: AppView, limits: Limits) -> Self {
+        let (ca, certificates) = certificates(&[HOST]);
+        let snapshot = watch::Sender::new(Arc::new(snapshot(app, certificates.clone())));
+        let (access, records) = AccessLog::channel(10_000);
+        let config =
+            Config { http: ([127, 0, 0, 1], 0).into(), https: ([127, 0, 0, 1], 0).into(), limits };
+        let proxy = Proxy::bind(config, snapshot.subscribe(), access).unwrap();
+        let (http, https) = (proxy.http_address(), proxy.https_address());
+        let token = CancellationToken::new();
+        let ended = tokio::spawn(proxy.run(token.clone()));
+        Self { http, https, ca, records, token, ended, snapshot, certificates }
+    }
+
+    /// Swaps the snapshot for one with this app.
+    pub(crate) fn swap(&self, app: AppView) {
+        self.snapshot.send_replace(Arc::new(snapshot(app, self.certificates.clone())));
+    }
+
+    /// The next access record.
+    pub(crate) async fn record(&mut self) -> AccessRecord {
+        let record = tokio::time::timeout(PATIENCE, self.records.recv()).await;
+        record.expect("an access record comes").expect("the proxy runs")
+    }
+}
+
+fn snapshot(app: AppView, certificates: HashMap<Host, Arc<CertifiedKey>>) -> Snapshot {
+    Snapshot {
+        site: SiteId::new("fra").unwrap(),
+        pins: Some(pins()),
+        hosts: HashMap::from([(Host::new(HOST).unwrap(), Arc::new(app))]),
+        certificates,
+        explain: true,
+    }
+}
+
+/// What signs the pins of every site under test.
+pub(crate) fn pins() -> PinAuthority {
+    PinAuthority::new(&PinKeys { keys: vec!["07".repeat(32)] }).unwrap()
+}
+
+pub(crate) fn shop() -> AppName {
+    AppName::new("shop").unwrap()
+}
+
+pub(crate) fn epoch(number: u64) -> Epoch {
+    Epoch::new(1, number)
+}
+
+pub(crate) fn release(number: u64) -> ReleaseId {
+    ReleaseId(Digest::of(&number.to_be_bytes()))
+}
+
+/// An app whose epochs have one route each, with `live` activated.
+pub(crate) fn app(live: Option<u64>, epochs: Vec<(u64, Target)>) -> AppView {
+    let views = epochs.into_iter().map(|(number, target)| view(number, vec![("/*", target)]));
+    app_of(live, views.collect())
+}
+
+pub(crate) fn app_of(live: Option<u64>, views: Vec<EpochView>) -> AppView {
+    let (app, environment) = (shop(), EnvironmentName::production());
+    let activation = live.map(|number| {
+        let releases = BTreeMap::from([(app.clone(), release(number))]);
+        Arc::new(Activation::everyone(app.clone(), environment.clone(), epoch(number), releases))
+    });
+    let epochs = views.into_iter().map(|view| (view.epoch, Arc::new(view))).collect();
+    AppView { app, environment, activation, epochs }
+}
+
+pub(crate) fn view(number: u64, routes: Vec<(&str, Target)>) -> EpochView {
+    let mut routes: Vec<RouteView> = routes
+        .into_iter()
+        .map(|(path, target)| RouteView {
+            hosts: Vec::new(),
+            path: match path.strip_suffix("/*") {
+                Some(prefix) => PathPattern::Prefix(prefix.into()),
+                None => PathPattern::Exact(path.into()),
+            },
+            service: ServiceName::new("web").unwrap(),
+            response_headers: vec![(
+                http::HeaderName::from_static("x-route"),
+                http::HeaderValue::from_static("yes"),
+            )],
+            target,
+        })
+        .collect();
+    routes.sort_by_key(|route| std::cmp::Reverse(route.path.precedence()));
+    EpochView { epoch: epoch(number), release: release(number), routes }
+}
+
+/// A static site of these files.
+pub(crate) fn files(files: &[(&str, &str)]) -> Target {
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), files);
+    Target::Static(Arc::new(StaticSite::load(directory.path()).unwrap()))
+}
+
+pub(crate) fn write(root: &Path, files: &[(&str, &str)]) {
+    for (name, content) in files {
+        let path = root.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+}
+
+/// An authority and a leaf for each host.
+fn certificates(hosts: &[&str]) -> (CertificateDer<'static>, HashMap<Host, Arc<CertifiedKey>>) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let leaf = |host: &&str| {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![(*host).to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &ca).unwrap();
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
+        let key = CertifiedKey::new(vec![certificate.der().clone()], key);
+        (Host::new(host).unwrap(), Arc::new(key))
+    };
+    let leaves = hosts.iter().map(leaf).collect();
+    (ca.der().clone(), leaves)
+}
