@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SerialNumber,
-    date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData as _, SerialNumber, date_time_ymd,
 };
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use selvedge_model::{CertificateBundle, Digest, Host};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -51,6 +51,9 @@ pub enum AuthorityError {
     /// Cryptography or encoding failed.
     #[error("making a certificate failed")]
     Certificate(#[from] rcgen::Error),
+    /// The TLS library does not take the certificate.
+    #[error("using a certificate failed")]
+    Tls(#[from] rustls::Error),
 }
 
 impl Authority {
@@ -101,27 +104,69 @@ impl Authority {
         host: &Host,
         now_ms: u64,
     ) -> Result<CertificateBundle, AuthorityError> {
+        let leaf = self.sign(vec![host.to_string()], now_ms)?;
+        Ok(CertificateBundle {
+            host: host.clone(),
+            fingerprint: Digest::of(leaf.certificate.der()),
+            chain_pem: format!("{}{}", leaf.certificate.pem(), self.pem),
+            key_pem: leaf.key.serialize_pem(),
+            not_before_ms: leaf.not_before_ms,
+            not_after_ms: leaf.not_after_ms,
+        })
+    }
+
+    /// A new key and certificate for the names and addresses of this machine, for control itself.
+    pub(crate) fn issue_own(
+        &self,
+        names: &[String],
+        now_ms: u64,
+    ) -> Result<OwnCertificate, AuthorityError> {
+        let leaf = self.sign(names.to_vec(), now_ms)?;
+        let damaged = |_| DataError::Damaged {
+            path: self.certificate.clone(),
+            reason: "it is no PEM".to_owned(),
+        };
+        let authority = CertificateDer::from_pem_slice(self.pem.as_bytes()).map_err(damaged)?;
+        let key = PrivatePkcs8KeyDer::from(leaf.key.serialize_der());
+        Ok(OwnCertificate {
+            chain: vec![leaf.certificate.der().clone(), authority],
+            key: key.into(),
+            renew_at_ms: now_ms.saturating_add(millis(LEAF_LIFE) / 3 * 2),
+        })
+    }
+
+    fn sign(&self, names: Vec<String>, now_ms: u64) -> Result<Leaf, AuthorityError> {
         let not_before_ms = now_ms.saturating_sub(millis(BACKDATE));
         let not_after_ms = now_ms.saturating_add(millis(LEAF_LIFE));
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = CertificateParams::new([host.to_string()])?;
-        // The host is in the alternative names alone: common names end at 64 characters.
+        let mut params = CertificateParams::new(names)?;
+        // The names are in the alternative names alone: common names end at 64 characters.
         params.distinguished_name = DistinguishedName::new();
         params.serial_number = Some(serial()?);
         set_validity(&mut params, not_before_ms, not_after_ms);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        let leaf = params.signed_by(&key, &self.issuer)?;
-        Ok(CertificateBundle {
-            host: host.clone(),
-            chain_pem: format!("{}{}", leaf.pem(), self.pem),
-            key_pem: key.serialize_pem(),
-            fingerprint: Digest::of(leaf.der()),
-            not_before_ms,
-            not_after_ms,
-        })
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Leaf { certificate, key, not_before_ms, not_after_ms })
     }
+}
+
+/// A fresh certificate with its key.
+struct Leaf {
+    certificate: Certificate,
+    key: KeyPair,
+    not_before_ms: u64,
+    not_after_ms: u64,
+}
+
+/// Control's own certificate.
+pub(crate) struct OwnCertificate {
+    /// Leaf first.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+    /// When it is to be replaced.
+    pub(crate) renew_at_ms: u64,
 }
 
 fn authority_params(name: &str) -> CertificateParams {
@@ -168,7 +213,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::sync::Arc;
 
-    use rustls::pki_types::{PrivateKeyDer, ServerName, UnixTime};
+    use rustls::pki_types::{ServerName, UnixTime};
     use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
     use super::*;

@@ -12,12 +12,13 @@ use selvedge_model::documents::PinKeys;
 use selvedge_model::{Host, Installation, Topology, keys};
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, AuthorityError};
 use crate::data::{DataDirectory, DataError, random};
-use crate::drivers::{self, Certificates, Names, Problems};
-use crate::server::{self, Api};
+use crate::drivers::{self, Certificates, Names, Places, Problems};
+use crate::server::{self, Api, tls};
 use crate::tasks::{Ended, Tasks};
 use crate::world::Mirror;
 use crate::{now_ms, token};
@@ -26,9 +27,10 @@ use crate::{now_ms, token};
 pub const FABRIC_SOCKET: &str = "fabric.sock";
 
 /// What the drivers plan on.
-pub(crate) const DRIVEN: [&str; 9] = [
+pub(crate) const DRIVEN: [&str; 10] = [
     keys::INSTALLATION,
     keys::TOPOLOGY,
+    keys::APPS,
     keys::RELEASES,
     keys::ASSIGNMENTS,
     keys::ACTIVATIONS,
@@ -42,7 +44,8 @@ pub(crate) const DRIVEN: [&str; 9] = [
 pub struct Config {
     /// Everything that control keeps: store, blobs, repositories, authority, caches. Mode 0700.
     pub data: PathBuf,
-    /// The API and git endpoint. Port 0 picks a free one. Plain HTTP, so loopback only.
+    /// The API and git endpoint: plain HTTP on loopback, HTTPS with a certificate of the authority
+    /// elsewhere. Port 0 picks a free one.
     pub listen: SocketAddr,
     /// Where apps that name no host are served: `APP.ZONE`.
     pub zone: Host,
@@ -59,11 +62,6 @@ pub struct Config {
 /// Why control can't start, or can't go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// The address is not on loopback.
-    #[error(
-        "control speaks plain HTTP and so listens on loopback only, not on {0}: use 127.0.0.1, and an SSH tunnel or a TLS proxy to reach it from elsewhere"
-    )]
-    NotLoopback(SocketAddr),
     /// The listener can't be bound.
     #[error("can't listen on {address}")]
     Listen {
@@ -100,6 +98,7 @@ pub struct Control {
     authority_path: PathBuf,
     fabric_socket: PathBuf,
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     router: axum::Router,
     tasks: Tasks,
     // Last, so that the lock outlives whatever writes into the directory.
@@ -110,15 +109,17 @@ impl Control {
     /// Opens the store, completes or undoes what an earlier life left, and binds the listener.
     /// Sites can reach the store from here on; the API is served by [`Control::run`].
     pub async fn start(config: Config) -> Result<Self, ControlError> {
-        if !config.listen.ip().is_loopback() {
-            return Err(ControlError::NotLoopback(config.listen));
-        }
         let data = DataDirectory::open(&config.data)?;
         let cannot_listen = |source| ControlError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
         let token = token::load_or_create(&data.join("token"))?;
-        let authority = Authority::load_or_create(&data.join("authority"), now_ms())?;
+        let authority = Arc::new(Authority::load_or_create(&data.join("authority"), now_ms())?);
+        let tls = if address.ip().is_loopback() {
+            None
+        } else {
+            Some(tls::acceptor(authority.clone(), tls::names(address))?)
+        };
         let authority_path = authority.certificate_path().to_owned();
 
         let store = Embedded::open(&data.join("fabric")).map_err(ControlError::Store)?;
@@ -128,7 +129,7 @@ impl Control {
         let server = Server::bind(&fabric_socket, fabric.clone()).map_err(ControlError::Socket)?;
         let mut tasks = Tasks::default();
         tasks.spawn_last("the store's socket", |token| server.run(token));
-        let problems = drive(&mut tasks, &fabric, Arc::new(authority)).await?;
+        let problems = drive(&mut tasks, &fabric, authority).await?;
 
         let status = ControlStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -145,6 +146,7 @@ impl Control {
             authority_path,
             fabric_socket,
             listener,
+            tls,
             router,
             tasks,
             _data: data,
@@ -154,6 +156,17 @@ impl Control {
     /// Where the API is served.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The API's URL, without a slash at the end. On all addresses: by the machine's name.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        match tls::host_name() {
+            Some(name) if self.address.ip().is_unspecified() => {
+                format!("{scheme}://{name}:{}", self.address.port())
+            }
+            _ => format!("{scheme}://{}", self.address),
+        }
     }
 
     /// The operator's token. Also kept in `DATA/token`, mode 0600.
@@ -174,8 +187,9 @@ impl Control {
     /// Works until `token` is cancelled. An error means that a part has ended by itself: the
     /// process should end too and be started again.
     pub async fn run(self, token: CancellationToken) -> Result<(), ControlError> {
-        let Self { listener, router, mut tasks, .. } = self;
-        tasks.spawn("the API", |token| server::serve(listener, router, token));
+        // The lock on the data directory is held until everything has ended.
+        let Self { listener, tls, router, mut tasks, _data, .. } = self;
+        tasks.spawn("the API", |token| server::serve(listener, tls, router, token));
         Ok(tasks.run(token).await?)
     }
 }
@@ -229,6 +243,9 @@ async fn drive(
     let names = Names::new(fabric.clone());
     let (world, found) = (mirror.subscribe(), problems.clone());
     tasks.spawn("the driver of names", |token| drivers::drive(names, world, found, token));
+    let places = Places::new(fabric.clone());
+    let (world, found) = (mirror.subscribe(), problems.clone());
+    tasks.spawn("the driver of places", |token| drivers::drive(places, world, found, token));
     tasks.spawn("the mirror of the store", |token| mirror.run(token));
     Ok(problems)
 }

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use selvedge_model::documents::{EpochReport, Probe};
+use selvedge_model::documents::{AppRecord, EpochReport, Probe, PushCause};
 use selvedge_model::geo::City;
 use selvedge_model::manifest::{PathPattern, Placement, Route, Service, ServiceKind};
 use selvedge_model::{
     Activation, App, AppName, AppReport, Assignment, AssignmentEntry, Digest, EnvironmentName,
-    Epoch, EpochState, Host, Release, ReleaseId, RepositoryName, ServiceName, Site, SiteId,
-    SiteReport, Topology,
+    Epoch, EpochState, Host, Push, PushState, Release, ReleaseId, RepositoryName, ServiceName,
+    Site, SiteId, SiteReport, Topology,
 };
 
 pub(crate) fn site_id(id: &str) -> SiteId {
@@ -146,4 +146,30 @@ pub(crate) fn app_report(
 pub(crate) fn activation(number: u64, name: &str) -> Activation {
     let releases = BTreeMap::from([(shop(), release_id(name))]);
     Activation::everyone(shop(), EnvironmentName::production(), epoch(number), releases)
+}
+
+/// A push to the shop's repository.
+pub(crate) fn push(number: u64, state: PushState) -> Push {
+    Push {
+        number,
+        repository: repository(),
+        cause: PushCause::Push,
+        old_commit: None,
+        new_commit: format!("{number:040}"),
+        received_ms: 1_000,
+        state,
+        stages: Vec::new(),
+        apps: Vec::new(),
+    }
+}
+
+/// The shop's record, before anything of it was live.
+pub(crate) fn record() -> AppRecord {
+    AppRecord {
+        app: shop(),
+        repository: repository(),
+        directory: String::new(),
+        last_epoch: epoch(2),
+        history: Vec::new(),
+    }
 }

@@ -7,6 +7,7 @@
 
 mod certificates;
 mod names;
+mod places;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use certificates::Certificates;
 pub(crate) use names::{Names, explain as explain_names};
+pub(crate) use places::Places;
 
 use crate::authority::AuthorityError;
 use crate::world::World;

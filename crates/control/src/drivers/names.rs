@@ -15,7 +15,7 @@ use super::{DriverError, Reconciler, written};
 use crate::world::World;
 
 /// TTL of answers: how long a client may stay with a site that has left them.
-const TTL_S: u32 = 20;
+pub(super) const TTL_S: u32 = 20;
 /// TTL of "no such name": short, since the next push may create it.
 const NEGATIVE_TTL_S: u32 = 5;
 /// Sites in an answer: a second one for clients that retry by themselves.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use selvedge_fabric::embedded::Embedded;
 use selvedge_fabric::{Change, Expect, SharedFabric, Typed};
 use selvedge_model::{
-    Assignment, CertificateBundle, EnvironmentName, EpochState, Host, Installation, Zone, keys,
+    Assignment, CertificateBundle, EnvironmentName, EpochState, Host, Installation, PushState,
+    Zone, keys,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -173,4 +174,41 @@ async fn a_host_outside_the_zone_has_a_zone_of_its_own() {
         }
     };
     tokio::time::timeout(DEADLINE, gone).await.unwrap();
+}
+
+impl Store {
+    async fn places_run(&self, places: &mut Places) {
+        let mirror = Mirror::start(&self.fabric, &crate::control::DRIVEN).await.unwrap();
+        places.reconcile(&mut mirror.subscribe()).await.unwrap();
+    }
+
+    async fn assigned(&self, site: &str) -> Option<Assignment> {
+        let key = keys::assignment(&site_id(site), &shop(), &EnvironmentName::production());
+        Typed(&*self.fabric).get(&key).await.unwrap().map(|(_, assignment)| assignment)
+    }
+}
+
+#[tokio::test]
+async fn sites_that_join_get_what_is_live_once_no_push_is_under_way() {
+    let store = Store::start(&["fra", "sin"]).await;
+    let mut places = Places::new(store.fabric.clone());
+    store.put(&keys::app(&shop()), &record()).await;
+    let production = EnvironmentName::production();
+    store.put(&keys::activation(&shop(), &production), &activation(2, "two")).await;
+    for site in ["fra", "sin"] {
+        store.assign(&assignment(site, 2, "two")).await;
+    }
+    store.places_run(&mut places).await;
+    // `nyc` comes, `sin` goes.
+    store.put(keys::TOPOLOGY, &topology(&["fra", "nyc"])).await;
+    let key = keys::push(&repository(), 1);
+    store.put(&key, &push(1, PushState::Preparing)).await;
+    store.places_run(&mut places).await;
+    assert_eq!(store.assigned("nyc").await, None);
+    assert!(store.assigned("sin").await.is_some());
+    store.put(&key, &push(1, PushState::Live)).await;
+    store.places_run(&mut places).await;
+    assert_eq!(store.assigned("nyc").await, Some(assignment("nyc", 2, "two")));
+    assert_eq!(store.assigned("fra").await, Some(assignment("fra", 2, "two")));
+    assert_eq!(store.assigned("sin").await, None);
 }

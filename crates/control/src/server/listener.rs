@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// Connections at a time. More wait in the kernel's queue.
@@ -25,8 +27,13 @@ const GRACE: Duration = Duration::from_secs(3);
 /// After an error of accept, such as no free descriptor, there is no use in trying at once.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `listener` until `token` is cancelled.
-pub(crate) async fn serve(listener: TcpListener, router: axum::Router, token: CancellationToken) {
+/// Serves `router` on `listener`, by TLS if there is an acceptor, until `token` is cancelled.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: axum::Router,
+    token: CancellationToken,
+) {
     let graceful = GracefulShutdown::new();
     let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let accept = async {
@@ -41,11 +48,12 @@ pub(crate) async fn serve(listener: TcpListener, router: axum::Router, token: Ca
                     continue;
                 }
             };
-            let connection = graceful.watch(connection(stream, router.clone()));
+            let (watcher, tls, router) = (graceful.watcher(), tls.clone(), router.clone());
             tokio::spawn(async move {
+                let ended = attend(stream, tls, router, watcher).await;
                 // A client that hangs up is no news.
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a connection ended early");
+                if let Err(error) = ended {
+                    tracing::debug!(error, "a connection ended early");
                 }
                 drop(permit);
             });
@@ -58,14 +66,28 @@ pub(crate) async fn serve(listener: TcpListener, router: axum::Router, token: Ca
     }
 }
 
-fn connection(
+async fn attend(
     stream: TcpStream,
+    tls: Option<TlsAcceptor>,
     router: axum::Router,
-) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<axum::Router>> {
+    watcher: Watcher,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     // Events are small and wanted at once.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
+    stream.set_nodelay(true)?;
+    match tls {
+        None => watcher.watch(connection(stream, router)).await?,
+        Some(tls) => {
+            let stream = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)).await??;
+            watcher.watch(connection(stream, router)).await?;
+        }
     }
+    Ok(())
+}
+
+fn connection<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    router: axum::Router,
+) -> http1::Connection<TokioIo<S>, TowerToHyperService<axum::Router>> {
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

@@ -4,6 +4,7 @@
 mod error;
 mod listener;
 mod routes;
+pub(crate) mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

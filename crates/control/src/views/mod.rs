@@ -38,7 +38,7 @@ pub(crate) fn status(world: &World, control: ControlStatus) -> Status {
 }
 
 /// Whether a push is still under way.
-fn is_open(push: &Push) -> bool {
+pub(crate) fn is_open(push: &Push) -> bool {
     match push.state {
         PushState::Queued | PushState::Preparing | PushState::Committing => true,
         PushState::Live | PushState::Refused(_) | PushState::RolledBack(_) => false,

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use selvedge_api::{AppSiteState, SiteHealth};
 use selvedge_fabric::{Document, Lease};
-use selvedge_model::documents::{AppRecord, HistoryEntry, PushCause, PushFailure, StageRecord};
+use selvedge_model::documents::{AppRecord, HistoryEntry, PushFailure, StageRecord};
 use selvedge_model::{
-    EnvironmentName, EpochState, Generation, Host, Installation, Push, PushState, ServiceName,
-    Stage, keys,
+    EnvironmentName, EpochState, Generation, Host, Installation, PushState, ServiceName, Stage,
+    keys,
 };
 use serde::Serialize;
 
@@ -44,25 +44,14 @@ impl Fixture {
     }
 
     fn push(&mut self, number: u64, state: PushState, stages: &[(Stage, u64, u64)]) {
-        let push = Push {
-            number,
-            repository: repository(),
-            cause: PushCause::Push,
-            old_commit: None,
-            new_commit: format!("{number:040}"),
-            received_ms: 1_000,
-            state,
-            stages: stages
-                .iter()
-                .map(|(stage, started_ms, duration_ms)| StageRecord {
-                    stage: *stage,
-                    started_ms: *started_ms,
-                    duration_ms: Some(*duration_ms),
-                    note: None,
-                })
-                .collect(),
-            apps: Vec::new(),
+        let mut push = push(number, state);
+        let stage = |(stage, started_ms, duration_ms): &(Stage, u64, u64)| StageRecord {
+            stage: *stage,
+            started_ms: *started_ms,
+            duration_ms: Some(*duration_ms),
+            note: None,
         };
+        push.stages = stages.iter().map(stage).collect();
         self.put(keys::push(&push.repository, number), &push);
     }
 }
@@ -83,13 +72,7 @@ fn fixture() -> Fixture {
         push: number,
         at_ms: number * 1_000,
     };
-    let record = AppRecord {
-        app: shop(),
-        repository: repository(),
-        directory: String::new(),
-        last_epoch: epoch(2),
-        history: vec![past(2, "two"), past(1, "one")],
-    };
+    let record = AppRecord { history: vec![past(2, "two"), past(1, "one")], ..record() };
     fixture.put(keys::app(&shop()), &record);
     let production = EnvironmentName::production();
     fixture.put(keys::activation(&shop(), &production), &activation(2, "two"));

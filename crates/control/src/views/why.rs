@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use selvedge_api::{HostWhy, Why};
 use selvedge_model::documents::AppRecord;
 use selvedge_model::geo::DistanceModel;
-use selvedge_model::{AppName, EnvironmentName, SiteId};
+use selvedge_model::{EnvironmentName, SiteId};
 use selvedge_plan::dns::{HostReport, Unfit};
 use selvedge_plan::explain;
 use selvedge_plan::placement::{self, Demand};
@@ -27,7 +27,7 @@ pub(crate) fn why(world: &World, record: &AppRecord) -> Option<Why> {
         app: &record.app,
         placement: &release.app.placement,
         need_mib: placement::need_mib(&release.app),
-        used_mib: &used_mib(world, &record.app),
+        used_mib: &world.used_mib(&record.app),
         current: &current,
         demand: &Demand::cities(),
         round_trips: &DistanceModel,
@@ -50,20 +50,6 @@ pub(crate) fn why(world: &World, record: &AppRecord) -> Option<Why> {
         // Its types have string keys alone, so that this can't fail.
         placement: serde_json::to_value(&report).unwrap_or_default(),
     })
-}
-
-/// The memory that apps other than `except` may take at each site, in MiB.
-fn used_mib(world: &World, except: &AppName) -> BTreeMap<SiteId, u64> {
-    let mut used = BTreeMap::new();
-    for ((site, app, _), assignment) in &world.assignments {
-        let newest = assignment.entries.iter().max_by_key(|entry| entry.epoch);
-        if let Some(release) = newest.and_then(|entry| world.release(app, &entry.release))
-            && app != except
-        {
-            *used.entry(site.clone()).or_default() += placement::need_mib(&release.app);
-        }
-    }
-    used
 }
 
 /// Sites that have the app and are not fit to be named, with the reasons in words.

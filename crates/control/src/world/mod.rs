@@ -12,11 +12,12 @@ use std::time::Duration;
 use selvedge_fabric::{Document, Fabric, FabricError, Lease};
 use selvedge_model::documents::AppRecord;
 use selvedge_model::{
-    Activation, AppName, AppReport, Assignment, CertificateBundle, EnvironmentName, Generation,
-    Host, Installation, Push, Release, ReleaseId, RepositoryName, SiteId, SiteReport, Topology,
-    Zone, hosts, keys,
+    Activation, AppName, AppReport, Assignment, AssignmentEntry, CertificateBundle,
+    EnvironmentName, Generation, Host, Installation, Push, Release, ReleaseId, RepositoryName,
+    SiteId, SiteReport, Topology, Zone, hosts, keys,
 };
 use selvedge_plan::certs::Leaf;
+use selvedge_plan::placement;
 use serde::de::DeserializeOwned;
 
 pub(crate) use mirror::Mirror;
@@ -33,7 +34,7 @@ pub(crate) struct World {
     pub(crate) apps: BTreeMap<AppName, AppRecord>,
     pub(crate) releases: BTreeMap<AppName, BTreeMap<ReleaseId, Release>>,
     pub(crate) pushes: BTreeMap<RepositoryName, BTreeMap<u64, Push>>,
-    pub(crate) assignments: BTreeMap<(SiteId, AppName, EnvironmentName), Assignment>,
+    pub(crate) assignments: BTreeMap<(SiteId, AppName, EnvironmentName), Assigned>,
     pub(crate) activations: BTreeMap<(AppName, EnvironmentName), Activation>,
     pub(crate) certificates: BTreeMap<(SiteId, Host), (Generation, Leaf)>,
     pub(crate) zones: BTreeMap<Host, (Generation, Zone)>,
@@ -41,6 +42,13 @@ pub(crate) struct World {
     pub(crate) app_reports: BTreeMap<(SiteId, AppName, EnvironmentName), AppReport>,
     /// Sites whose lease runs, and how long it still did when it was last looked at.
     pub(crate) leases: BTreeMap<SiteId, Duration>,
+}
+
+/// What a site is to have warm of an app; see [`Assignment`].
+#[derive(Debug, Clone)]
+pub(crate) struct Assigned {
+    pub(crate) generation: Generation,
+    pub(crate) entries: Vec<AssignmentEntry>,
 }
 
 impl World {
@@ -83,7 +91,9 @@ impl World {
                 self.pushes.entry(repository).or_default().insert(number, parse(document)?);
             }
             Slot::Assignment(site, app, environment) => {
-                self.assignments.insert((site, app, environment), parse(document)?);
+                let Assignment { entries, .. } = parse(document)?;
+                let assigned = Assigned { generation: document.generation, entries };
+                self.assignments.insert((site, app, environment), assigned);
             }
             Slot::Activation(app, environment) => {
                 self.activations.insert((app, environment), parse(document)?);
@@ -184,7 +194,7 @@ impl World {
         &'a self,
         app: &'a AppName,
         environment: &'a EnvironmentName,
-    ) -> impl Iterator<Item = (&'a SiteId, &'a Assignment)> {
+    ) -> impl Iterator<Item = (&'a SiteId, &'a Assigned)> {
         self.assignments
             .iter()
             .filter(move |((_, of, env), assignment)| {
@@ -199,5 +209,19 @@ impl World {
             Some(installation) => hosts::all_hosts(&release.app, installation),
             None => release.app.hosts().into_iter().cloned().collect(),
         }
+    }
+
+    /// The memory that apps other than `except` may take at each site, in MiB.
+    pub(crate) fn used_mib(&self, except: &AppName) -> BTreeMap<SiteId, u64> {
+        let mut used = BTreeMap::new();
+        for ((site, app, _), assignment) in &self.assignments {
+            let newest = assignment.entries.iter().max_by_key(|entry| entry.epoch);
+            if let Some(release) = newest.and_then(|entry| self.release(app, &entry.release))
+                && app != except
+            {
+                *used.entry(site.clone()).or_default() += placement::need_mib(&release.app);
+            }
+        }
+        used
     }
 }

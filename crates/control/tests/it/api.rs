@@ -168,10 +168,22 @@ async fn a_second_control_is_refused_and_a_later_one_goes_on() {
 }
 
 #[tokio::test]
-async fn plain_http_stays_on_loopback() {
+async fn beyond_loopback_it_speaks_tls_of_its_authority() {
     let scratch = tempfile::tempdir().unwrap();
     let mut config = config(scratch.path());
     config.listen = ([0, 0, 0, 0], 0).into();
-    let error = Control::start(config).await.err().unwrap();
-    assert!(error.to_string().contains("listens on loopback only"), "{error}");
+    let control = Control::start(config).await.unwrap();
+    assert!(control.url().starts_with("https://"), "{}", control.url());
+    let token = Token(control.token().to_owned());
+    let ca = Some(control.authority_path());
+    let port = control.address().port();
+    let end = CancellationToken::new();
+    let task = tokio::spawn(control.run(end.clone()));
+    for host in ["127.0.0.1", "localhost"] {
+        let url = format!("https://{host}:{port}");
+        let client = Client::new(&ClientConfig { url, token: token.clone(), ca: ca.clone() });
+        assert_eq!(client.unwrap().version().await.unwrap().name, "selvedge");
+    }
+    end.cancel();
+    task.await.unwrap().unwrap();
 }
