@@ -4,12 +4,15 @@
 //! A failing world prints its seed, which alone makes it again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 
 use selvedge_model::{Assignment, EnvironmentName, EpochState, Placement, Site, SiteId};
 use selvedge_plan::certs;
 use selvedge_plan::check;
 use selvedge_plan::placement::{self, Conflict, Constraint, SiteList};
 use selvedge_plan::rollout::{self, RetireInput, Verdict};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::random::Random;
 use crate::rollout::DEADLINE_MS;
@@ -132,13 +135,25 @@ fn placements() {
     assert!(feasible > 2_000 && infeasible > 2_000, "{feasible} {infeasible}");
 }
 
+fn survives_json<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
+    let json = serde_json::to_string(value).unwrap();
+    assert_eq!(serde_json::from_str::<T>(&json).unwrap(), *value, "{json}");
+}
+
 #[test]
-fn reports_survive_json() {
+fn plans_and_reports_survive_json() {
     for seed in 0..200 {
-        let world = PlacementWorld::random(&mut Random(seed));
-        let (_, report) = placement::plan(&world.input());
-        let json = serde_json::to_string(&report).unwrap();
-        assert_eq!(serde_json::from_str::<placement::Report>(&json).unwrap(), report);
+        let random = &mut Random(seed);
+        let (plan, report) = placement::plan(&PlacementWorld::random(random).input());
+        survives_json(&report);
+        survives_json(&plan.map_err(|why| why.conflicts));
+        survives_json(&selvedge_plan::dns::plan(&random_zone_world(random).input()).1);
+        let mut world = random_roll_out(random);
+        for site in world.sites.clone() {
+            advance(random, &mut world, &site, 50);
+        }
+        survives_json(&rollout::plan(&world.input()));
+        survives_json(&certs::plan(&random_certificates(random).input()));
     }
 }
 
@@ -209,22 +224,29 @@ fn zones() {
     assert!(failed_open > 1_000, "{failed_open}");
 }
 
+const CERTIFIED: [&str; 3] = ["a.edge.test", "b.edge.test", "c.edge.test"];
+
+fn random_certificates(random: &mut Random) -> crate::certs::World {
+    let mut world = crate::certs::World { now_ms: 1_000, ..Default::default() };
+    for site in random_topology(random).sites.into_keys() {
+        for host in random.some(40, CERTIFIED.map(host)) {
+            let made_ms = 600 + random.below(500);
+            let leaf = crate::certs::leaf(&format!("{host} {made_ms}"), made_ms);
+            world.bundles.entry(site.clone()).or_default().insert(host, leaf);
+        }
+        world.wanted.insert(site, random.some(60, CERTIFIED.map(host)));
+    }
+    world
+}
+
 #[test]
 fn certificates() {
-    let hosts = ["a.edge.test", "b.edge.test", "c.edge.test"].map(host);
     each_world(|random| {
-        let mut world = crate::certs::World { now_ms: 1_000, ..Default::default() };
-        let sites: Vec<SiteId> = random_topology(random).sites.into_keys().collect();
-        for site in &sites {
-            for host in random.some(40, hosts.clone()) {
-                let made_ms = 600 + random.below(500);
-                let leaf = crate::certs::leaf(&format!("{host} {made_ms}"), made_ms);
-                world.bundles.entry(site.clone()).or_default().insert(host, leaf);
-            }
-        }
+        let mut world = random_certificates(random);
         for _ in 0..4 {
-            world.wanted =
-                sites.iter().map(|site| (site.clone(), random.some(60, hosts.clone()))).collect();
+            for wanted in world.wanted.values_mut() {
+                *wanted = random.some(60, CERTIFIED.map(host));
+            }
             world.step();
             let (again, report) = certs::plan(&world.input());
             assert!(again.is_noop(), "{again:?} {world:?}");
