@@ -11,6 +11,9 @@ mod data;
 mod drivers;
 #[cfg(test)]
 mod fixture;
+pub mod git;
+pub mod hook;
+pub mod pipeline;
 mod server;
 mod tasks;
 mod token;

@@ -1,0 +1,153 @@
+//! Names and hosts: each belongs to one app of the installation.
+//!
+//! A claim is taken by creating its document. What is claimed is given back by comparing with what
+//! is live, so that giving back twice, or after a crash, is the same as once.
+
+use std::collections::BTreeSet;
+
+use selvedge_model::documents::{AppRecord, HostClaim};
+use selvedge_model::{AppName, Epoch, Host, Push, PushState, Release, RepositoryName, hosts, keys};
+
+use super::Shared;
+use super::receive::{Candidate, live};
+use super::run::{Refusal, broken};
+use super::store::Step;
+
+/// Claims the candidate's name for its repository and every host for the app.
+pub(super) async fn take(
+    shared: &Shared,
+    repository: &RepositoryName,
+    candidate: &Candidate,
+) -> Result<(), Refusal> {
+    take_name(shared, repository, candidate).await?;
+    let app = &candidate.app.name;
+    for host in hosts::all_hosts(&candidate.app, &shared.installation) {
+        if let Some(owner) = take_host(shared, app, &host).await? {
+            return Err(Refusal::new(format!(
+                "{host} belongs to the app {owner}; take it out of {owner} first, or choose another host"
+            )));
+        }
+    }
+    Ok(())
+}
+
+async fn take_name(
+    shared: &Shared,
+    repository: &RepositoryName,
+    candidate: &Candidate,
+) -> Result<(), Refusal> {
+    let app = &candidate.app.name;
+    let failed = "claim the app's name";
+    // Whether another repository's claim is only what a refused first push has left.
+    let abandoned = match super::receive::record(shared, app).await? {
+        Some(record) if record.repository != *repository => !in_use(shared, &record).await?,
+        _ => false,
+    };
+    let fresh = AppRecord {
+        app: app.clone(),
+        repository: repository.clone(),
+        directory: candidate.directory.clone(),
+        last_epoch: Epoch::new(0, 0),
+        history: Vec::new(),
+    };
+    let key = keys::app(app);
+    let owner = shared.store.update(&key, |standing: Option<AppRecord>| match standing {
+        None => (Step::Put(fresh.clone()), None),
+        Some(record) if record.repository == *repository => (Step::Keep, None),
+        // Epochs are never reused, whoever has the name.
+        Some(record) if abandoned && record.history.is_empty() => {
+            let last_epoch = record.last_epoch;
+            (Step::Put(AppRecord { last_epoch, ..fresh.clone() }), None)
+        }
+        Some(record) => (Step::Keep, Some(record.repository)),
+    });
+    match owner.await.map_err(broken(failed))? {
+        None => Ok(()),
+        Some(owner) => Err(Refusal::new(format!(
+            "the app name {app} belongs to the repository {owner}; choose another name, or push to {owner}.git"
+        ))),
+    }
+}
+
+/// Whether an app is live or about to be.
+async fn in_use(shared: &Shared, record: &AppRecord) -> Result<bool, Refusal> {
+    if !record.history.is_empty() || live(shared, &record.app).await?.is_some() {
+        return Ok(true);
+    }
+    let pushes: Vec<(String, Push)> = shared
+        .store
+        .list(&keys::pushes(&record.repository))
+        .await
+        .map_err(broken("read the other repository's pushes"))?;
+    let under_way = |push: &Push| {
+        matches!(push.state, PushState::Preparing | PushState::Committing)
+            && push.apps.iter().any(|it| it.app == record.app)
+    };
+    Ok(pushes.iter().any(|(_, push)| under_way(push)))
+}
+
+/// Claims a host; says who has it otherwise.
+async fn take_host(
+    shared: &Shared,
+    app: &AppName,
+    host: &Host,
+) -> Result<Option<AppName>, Refusal> {
+    let key = keys::host(host);
+    let owner = shared.store.update(&key, |standing: Option<HostClaim>| match standing {
+        None => (Step::Put(HostClaim { app: app.clone() }), None),
+        Some(claim) if claim.app == *app => (Step::Keep, None),
+        Some(claim) => (Step::Keep, Some(claim.app)),
+    });
+    owner.await.map_err(broken("claim a host"))
+}
+
+/// Gives back what the app claims and its live release does not use: all of it, when nothing is
+/// live.
+pub(super) async fn give_back(shared: &Shared, app: &AppName) -> Result<(), Refusal> {
+    let used: BTreeSet<Host> = match live(shared, app).await? {
+        None => BTreeSet::new(),
+        Some((_, id)) => {
+            let release: Option<Release> = shared
+                .store
+                .get(&keys::release(app, &id))
+                .await
+                .map_err(broken("read the release"))?;
+            match release {
+                Some(release) => hosts::all_hosts(&release.app, &shared.installation),
+                // What is live is never given away for lack of knowledge.
+                None => return Ok(()),
+            }
+        }
+    };
+    let claims: Vec<(String, HostClaim)> =
+        shared.store.list(keys::HOSTS).await.map_err(broken("read the claimed hosts"))?;
+    for (key, claim) in claims {
+        let kept = key
+            .strip_prefix(keys::HOSTS)
+            .and_then(|host| Host::new(host).ok())
+            .is_some_and(|host| used.contains(&host));
+        if claim.app == *app && !kept {
+            let give = |standing: Option<HostClaim>| match standing {
+                Some(claim) if claim.app == *app => (Step::Delete, ()),
+                _ => (Step::Keep, ()),
+            };
+            shared.store.update(&key, give).await.map_err(broken("give back a host"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Forgets an app that never was live. Its record stays when epochs were reserved, because those
+/// must not come again, but then anybody may take the name.
+pub(super) async fn forget_unborn(shared: &Shared, app: &AppName) -> Result<(), Refusal> {
+    if live(shared, app).await?.is_some() {
+        return Ok(());
+    }
+    let forget = |standing: Option<AppRecord>| match standing {
+        Some(record) if record.history.is_empty() && record.last_epoch.number == 0 => {
+            (Step::Delete, ())
+        }
+        _ => (Step::Keep, ()),
+    };
+    shared.store.update(&keys::app(app), forget).await.map_err(broken("give back the app's name"))
+}

@@ -1,0 +1,187 @@
+//! Collection: releases that are not kept, blobs that no release names, old records, objects.
+//!
+//! It runs in a repository's worker between pushes, so nothing of the repository is under way.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use selvedge_model::documents::AppRecord;
+use selvedge_model::{Digest, Push, Release, ReleaseId, RepositoryName, keys};
+use selvedge_plan::rollout::Target;
+
+use super::run::{Refusal, Run, broken};
+use super::{Shared, commit, ended, receive};
+use crate::git::OWN_REFS;
+
+/// Records of ended pushes that are kept in a repository, besides those that the history names.
+const KEPT_PUSHES: usize = 100;
+/// A dependency cache larger than this is emptied, in bytes.
+const MAX_CACHE: u64 = 4 << 30;
+
+/// Collects what nothing of the repository needs. Says whether a site is still to leave an app.
+pub(super) async fn collect(shared: &Arc<Shared>, name: &RepositoryName) -> Result<bool, Refusal> {
+    let repository = shared.git.repository(name);
+    let mut leaving = false;
+    let mut deleted = false;
+    let mut keepers = BTreeSet::new();
+    let mut pushes_kept = BTreeSet::new();
+    let records = shared.records_of(name).await?;
+    for record in &records {
+        leaving |= retire(shared, record).await?;
+        deleted |= releases(shared, record).await?;
+        pushes_kept.extend(record.history.iter().map(|it| it.push));
+        let refs = record
+            .history
+            .iter()
+            .map(|it| format!("{OWN_REFS}/releases/{}/{}", record.app, it.release.0));
+        keepers.extend(refs);
+        shrink_cache(shared, record).await;
+    }
+    let unended = push_records(shared, name, &pushes_kept).await?;
+    keepers.extend(unended.iter().map(|n| format!("{OWN_REFS}/{}", Run::keeper(*n))));
+    for (reference, _) in repository.refs(OWN_REFS).await.map_err(broken("read refs"))? {
+        if !keepers.contains(&reference)
+            && let Some(own) = reference.strip_prefix(&format!("{OWN_REFS}/"))
+        {
+            repository.forget(own).await.map_err(broken("drop a ref"))?;
+        }
+    }
+    if deleted {
+        blobs(shared).await?;
+    }
+    repository.tidy().await.map_err(broken("pack the repository"))?;
+    Ok(leaving)
+}
+
+/// Lets go of sites that the live release is not planned for.
+async fn retire(shared: &Shared, record: &AppRecord) -> Result<bool, Refusal> {
+    let Some(entry) = record.history.first() else { return Ok(false) };
+    let live = receive::live(shared, &record.app).await?;
+    if live != Some((entry.epoch, entry.release)) {
+        return Ok(false);
+    }
+    let failed = "read what is live";
+    let push: Option<Push> = shared
+        .store
+        .get(&keys::push(&record.repository, entry.push))
+        .await
+        .map_err(broken(failed))?;
+    let release: Option<Release> = shared
+        .store
+        .get(&keys::release(&record.app, &entry.release))
+        .await
+        .map_err(broken(failed))?;
+    let (Some(push), Some(release)) = (push, release) else { return Ok(false) };
+    let Some(planned) = push.apps.into_iter().find(|it| it.app == record.app) else {
+        return Ok(false);
+    };
+    // A site that joined since the push has the live release too, and is no concern of this.
+    let mut sites = planned.sites;
+    for site in shared.site_ids().await? {
+        let assignment = shared.assignment(&site, &record.app).await?;
+        if assignment.is_some_and(|it| it.entries.iter().any(|has| has.epoch == entry.epoch)) {
+            sites.insert(site);
+        }
+    }
+    let services = release.app.services.into_iter().map(|service| service.name).collect();
+    let target = Target { epoch: entry.epoch, release: entry.release, services };
+    commit::retire(shared, &record.app, &target, &sites, entry.at_ms).await
+}
+
+/// Deletes the releases of an app that are neither kept nor anywhere in use. Says whether there
+/// were any.
+async fn releases(shared: &Shared, record: &AppRecord) -> Result<bool, Refusal> {
+    let failed = "collect releases";
+    let mut kept: BTreeSet<ReleaseId> = record.history.iter().map(|it| it.release).collect();
+    kept.extend(receive::live(shared, &record.app).await?.map(|(_, release)| release));
+    for site in shared.site_ids().await? {
+        if let Some(assignment) = shared.assignment(&site, &record.app).await? {
+            kept.extend(assignment.entries.iter().map(|entry| entry.release));
+        }
+    }
+    let prefix = keys::releases(&record.app);
+    let listing = shared.store.0.list(&prefix).await.map_err(broken(failed))?;
+    let mut deleted = false;
+    for document in listing.documents {
+        let id = document.key.strip_prefix(&prefix).and_then(|id| id.parse::<Digest>().ok());
+        if id.is_none_or(|id| !kept.contains(&ReleaseId(id))) {
+            shared.store.delete(&document.key).await.map_err(broken(failed))?;
+            deleted = true;
+        }
+    }
+    Ok(deleted)
+}
+
+/// Deletes blobs that no release names.
+async fn blobs(shared: &Shared) -> Result<(), Refusal> {
+    let failed = "collect blobs";
+    let _publishing_waits = shared.collecting.write().await;
+    let releases: Vec<(String, Release)> =
+        shared.store.list(keys::RELEASES).await.map_err(broken(failed))?;
+    let named: BTreeSet<Digest> = releases
+        .iter()
+        .flat_map(|(_, release)| release.artifacts.values().map(|artifact| artifact.digest))
+        .collect();
+    for digest in shared.store.0.blobs().await.map_err(broken(failed))? {
+        if !named.contains(&digest) {
+            shared.store.0.delete_blob(&digest).await.map_err(broken(failed))?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes old records. Returns the numbers of pushes that have not ended.
+async fn push_records(
+    shared: &Shared,
+    name: &RepositoryName,
+    kept: &BTreeSet<u64>,
+) -> Result<Vec<u64>, Refusal> {
+    let failed = "collect records of pushes";
+    let pushes: Vec<(String, Push)> =
+        shared.store.list(&keys::pushes(name)).await.map_err(broken(failed))?;
+    let surplus = pushes.len().saturating_sub(KEPT_PUSHES);
+    for (key, push) in pushes.iter().take(surplus) {
+        if ended(push) && !kept.contains(&push.number) {
+            shared.store.delete(key).await.map_err(broken(failed))?;
+        }
+    }
+    let unended = pushes.iter().filter(|(_, push)| !ended(push)).map(|(_, push)| push.number);
+    Ok(unended.collect())
+}
+
+/// Empties a dependency cache that has grown too large: it fills again with what is in use.
+async fn shrink_cache(shared: &Shared, record: &AppRecord) {
+    let cache = shared.cache.join(record.app.as_str());
+    let shrunk = tokio::task::spawn_blocking(move || {
+        if size_of(&cache, MAX_CACHE)? > MAX_CACHE {
+            std::fs::remove_dir_all(&cache)?;
+        }
+        std::io::Result::Ok(())
+    });
+    if let Ok(Err(error)) = shrunk.await
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, app = %record.app, "a dependency cache can't be measured");
+    }
+}
+
+/// The size of a directory's files in bytes; counting stops above `limit`.
+fn size_of(directory: &std::path::Path, limit: u64) -> std::io::Result<u64> {
+    let mut size = 0;
+    let mut todo = vec![directory.to_owned()];
+    while let Some(directory) = todo.pop() {
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                todo.push(entry.path());
+            } else {
+                size += metadata.len();
+            }
+        }
+        if size > limit {
+            break;
+        }
+    }
+    Ok(size)
+}

@@ -1,0 +1,153 @@
+//! The *plan* stage: which sites, and which epoch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use selvedge_model::documents::AppRecord;
+use selvedge_model::geo::DistanceModel;
+use selvedge_model::{
+    AppName, Assignment, Epoch, Release, ReleaseId, SiteId, Stage, Topology, keys,
+};
+use selvedge_plan::placement::{self, Demand};
+
+use super::receive::{Candidate, Work};
+use super::run::{Refusal, Run, broken};
+use super::store::Step;
+
+impl Run {
+    /// Chooses sites for everything that changes, and reserves its epochs.
+    pub(super) async fn place(&mut self, candidates: &[Candidate]) -> Result<(), Refusal> {
+        self.begin(Stage::Plan).await?;
+        let topology: Option<Topology> =
+            self.shared.store.get(keys::TOPOLOGY).await.map_err(broken("read the sites"))?;
+        let topology = topology.unwrap_or_default();
+        let assignments: Vec<(String, Assignment)> = self
+            .shared
+            .store
+            .list(keys::ASSIGNMENTS)
+            .await
+            .map_err(broken("read what sites have"))?;
+        let mut needs = self.needs(&assignments).await?;
+        let mut notes = Vec::new();
+        for candidate in candidates.iter().filter(|it| it.work != Work::Nothing) {
+            let app = &candidate.app;
+            let need_mib = placement::need_mib(app);
+            needs.remove(&app.name);
+            let (plan, _) = placement::plan(&placement::Input {
+                topology: &topology,
+                app: &app.name,
+                placement: &app.placement,
+                need_mib,
+                used_mib: &used(&needs),
+                current: &sites_of(&assignments, &app.name),
+                demand: &Demand::cities(),
+                round_trips: &DistanceModel,
+            });
+            let sites = plan.map_err(|conflict| Refusal::new(conflict.to_string()))?.sites;
+            notes.push(format!("{} at {}", app.name, count(sites.len(), "site")));
+            let at_each = sites.iter().map(|site| (site.clone(), need_mib)).collect();
+            needs.insert(app.name.clone(), at_each);
+            if let Some(planned) = self.push.apps.iter_mut().find(|it| it.app == app.name) {
+                planned.sites = sites;
+            }
+        }
+        self.reserve().await?;
+        self.end(Some(if notes.is_empty() {
+            "nothing changes".to_owned()
+        } else {
+            notes.join(", ")
+        }));
+        Ok(())
+    }
+
+    /// Gives every app that has sites its epoch.
+    pub(super) async fn reserve(&mut self) -> Result<(), Refusal> {
+        let incarnation =
+            self.shared.store.0.incarnation().await.map_err(broken("reserve an epoch"))?;
+        for planned in &mut self.push.apps {
+            if planned.sites.is_empty() {
+                continue;
+            }
+            let reserve = |standing: Option<AppRecord>| match standing {
+                None => (Step::Keep, None),
+                Some(record) => {
+                    let epoch = next(record.last_epoch, incarnation);
+                    (Step::Put(AppRecord { last_epoch: epoch, ..record }), Some(epoch))
+                }
+            };
+            let key = keys::app(&planned.app);
+            let epoch = self.shared.store.update(&key, reserve).await;
+            let epoch = epoch.map_err(broken("reserve an epoch"))?;
+            planned.epoch =
+                Some(epoch.ok_or_else(|| Refusal::new(format!("{} has gone", planned.app)))?);
+        }
+        Ok(())
+    }
+
+    /// The memory that every app has at each site, in MiB.
+    async fn needs(
+        &self,
+        assignments: &[(String, Assignment)],
+    ) -> Result<BTreeMap<AppName, BTreeMap<SiteId, u64>>, Refusal> {
+        let mut known: BTreeMap<(AppName, ReleaseId), u64> = BTreeMap::new();
+        let mut needs: BTreeMap<AppName, BTreeMap<SiteId, u64>> = BTreeMap::new();
+        for (_, assignment) in assignments {
+            let Some(entry) = assignment.entries.last() else { continue };
+            let name = (assignment.app.clone(), entry.release);
+            let need = match known.get(&name) {
+                Some(need) => *need,
+                None => {
+                    let key = keys::release(&assignment.app, &entry.release);
+                    let release: Option<Release> =
+                        self.shared.store.get(&key).await.map_err(broken("read a release"))?;
+                    let need = release.map_or(0, |release| placement::need_mib(&release.app));
+                    known.insert(name, need);
+                    need
+                }
+            };
+            needs.entry(assignment.app.clone()).or_default().insert(assignment.site.clone(), need);
+        }
+        Ok(needs)
+    }
+}
+
+/// The epoch after `last` in the store's present life.
+fn next(last: Epoch, incarnation: u64) -> Epoch {
+    if last.incarnation >= incarnation {
+        Epoch::new(last.incarnation, last.number + 1)
+    } else {
+        Epoch::new(incarnation, 1)
+    }
+}
+
+fn used(needs: &BTreeMap<AppName, BTreeMap<SiteId, u64>>) -> BTreeMap<SiteId, u64> {
+    let mut used = BTreeMap::new();
+    for (site, need) in needs.values().flatten() {
+        *used.entry(site.clone()).or_insert(0) += need;
+    }
+    used
+}
+
+fn sites_of(assignments: &[(String, Assignment)], app: &AppName) -> BTreeSet<SiteId> {
+    assignments
+        .iter()
+        .filter(|(_, it)| it.app == *app && !it.entries.is_empty())
+        .map(|(_, it)| it.site.clone())
+        .collect()
+}
+
+/// `1 site`, `2 sites`.
+pub(super) fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_never_go_back() {
+        assert_eq!(next(Epoch::new(0, 0), 7), Epoch::new(7, 1));
+        assert_eq!(next(Epoch::new(7, 4), 7), Epoch::new(7, 5));
+        assert_eq!(next(Epoch::new(8, 4), 7), Epoch::new(8, 5));
+    }
+}

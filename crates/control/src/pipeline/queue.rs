@@ -1,0 +1,198 @@
+//! One queue and one worker for each repository.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use selvedge_api::PushEvent;
+use selvedge_model::{Push, PushState, RepositoryName, keys};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::progress::ProgressLog;
+use super::run::Run;
+use super::{Shared, Submission, SubmitError, Ticket, collect, ended, recover};
+use crate::now_ms;
+
+/// Pushes that may wait in one repository.
+const WAITING: usize = 32;
+/// The pause before the records are read again when that failed at the start.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What a worker does next.
+enum Job {
+    /// Pushes that an earlier life has left.
+    Recover(Vec<u64>),
+    /// A push.
+    Push(Box<Push>, Arc<ProgressLog>),
+    /// Sites that are to let go of an app.
+    Retire,
+}
+
+struct Queue {
+    jobs: mpsc::Sender<Job>,
+    /// Pushes that wait or run.
+    pushes: Arc<AtomicU32>,
+}
+
+/// Takes submissions until `token` is cancelled; the workers are dropped with it, wherever they are.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut submissions: mpsc::Receiver<Submission>,
+    token: CancellationToken,
+) {
+    let mut queues = Queues { shared, queues: HashMap::new(), tasks: TaskTracker::new(), token };
+    queues.take_up().await;
+    while let Some(submission) = submissions.recv().await {
+        let taken = queues.accept(&submission).await;
+        let _ = submission.reply.send(taken);
+    }
+}
+
+struct Queues {
+    shared: Arc<Shared>,
+    queues: HashMap<RepositoryName, Queue>,
+    tasks: TaskTracker,
+    token: CancellationToken,
+}
+
+impl Queues {
+    /// Starts a worker for every repository that has records, with what is unfinished there.
+    async fn take_up(&mut self) {
+        let pushes = loop {
+            match self.shared.store.list::<Push>(keys::PUSHES).await {
+                Ok(pushes) => break pushes,
+                Err(error) => {
+                    tracing::error!(%error, "the recorded pushes can't be read yet");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        };
+        let mut unfinished: HashMap<RepositoryName, Vec<u64>> = HashMap::new();
+        for (_, push) in pushes {
+            let numbers = unfinished.entry(push.repository.clone()).or_default();
+            if !ended(&push) {
+                numbers.push(push.number);
+            }
+        }
+        for (repository, numbers) in unfinished {
+            let queue = self.queue(&repository);
+            // A fresh queue has room.
+            let _ = queue.jobs.try_send(Job::Recover(numbers));
+            let _ = queue.jobs.try_send(Job::Retire);
+        }
+    }
+
+    fn queue(&mut self, repository: &RepositoryName) -> &Queue {
+        match self.queues.entry(repository.clone()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let (jobs, receiver) = mpsc::channel(WAITING + 2);
+                let pushes = Arc::new(AtomicU32::new(0));
+                let worker = Worker {
+                    shared: Arc::clone(&self.shared),
+                    repository: repository.clone(),
+                    pushes: Arc::clone(&pushes),
+                    jobs: jobs.downgrade(),
+                };
+                let work = self.token.clone().run_until_cancelled_owned(worker.run(receiver));
+                self.tasks.spawn(work);
+                entry.insert(Queue { jobs, pushes })
+            }
+        }
+    }
+
+    async fn accept(&mut self, submission: &Submission) -> Result<Ticket, SubmitError> {
+        let shared = Arc::clone(&self.shared);
+        let name = &submission.repository;
+        let repository = shared.git.repository(name);
+        if !repository.has_commit(&submission.new).await.map_err(SubmitError::Git)? {
+            return Err(SubmitError::NoCommit(submission.new.clone()));
+        }
+        let queue = self.queue(name);
+        let Ok(place) = queue.jobs.try_reserve() else {
+            return Err(SubmitError::Busy(name.clone()));
+        };
+        let push = Push {
+            number: 0,
+            repository: name.clone(),
+            cause: submission.cause.clone(),
+            old_commit: submission.old.as_ref().map(ToString::to_string),
+            new_commit: submission.new.to_string(),
+            received_ms: now_ms(),
+            state: PushState::Queued,
+            stages: Vec::new(),
+            apps: Vec::new(),
+        };
+        let recorded = shared.record_push(&repository, push).await;
+        let push = recorded.map_err(|refusal| {
+            SubmitError::Fabric(selvedge_fabric::FabricError::Store(refusal.reason))
+        })?;
+        let log = ProgressLog::new();
+        shared.running_add(&push, &log);
+        log.add(PushEvent::Queued { ahead: queue.pushes.fetch_add(1, Ordering::Relaxed) });
+        let ticket = Ticket { number: push.number, progress: log.follow() };
+        place.send(Job::Push(Box::new(push), log));
+        Ok(ticket)
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    repository: RepositoryName,
+    pushes: Arc<AtomicU32>,
+    /// To come back to itself later.
+    jobs: mpsc::WeakSender<Job>,
+}
+
+impl Worker {
+    async fn run(self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(job) = jobs.recv().await {
+            match job {
+                Job::Recover(numbers) => self.recover(numbers).await,
+                Job::Push(push, log) => {
+                    let shared = Arc::clone(&self.shared);
+                    let repository = shared.git.repository(&self.repository);
+                    let push = Run { shared, repository, push: *push, log }.process().await;
+                    self.shared.running_remove(&push);
+                    self.pushes.fetch_sub(1, Ordering::Relaxed);
+                }
+                Job::Retire => {}
+            }
+            self.tidy().await;
+        }
+    }
+
+    async fn recover(&self, numbers: Vec<u64>) {
+        while let Err(error) =
+            recover::recover(&self.shared, &self.repository, numbers.clone()).await
+        {
+            tracing::error!(%error, repository = %self.repository, "no recovery yet");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Collects what nothing needs any more, and comes back when a site is still to leave.
+    async fn tidy(&self) {
+        match collect::collect(&self.shared, &self.repository).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let (jobs, wait) = (self.jobs.clone(), self.shared.limits.leave);
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    if let Some(jobs) = jobs.upgrade() {
+                        // A full queue tidies anyway.
+                        let _ = jobs.try_send(Job::Retire);
+                    }
+                });
+            }
+            Err(refusal) => {
+                tracing::warn!(repository = %self.repository, reason = %refusal.reason,
+                    "what is not needed any more was not collected");
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The stages that read the pushed commit: *receive* and *validate*.
+
+use std::collections::BTreeSet;
+
+use selvedge_model::documents::{AppRecord, PushApp};
+use selvedge_model::manifest::{self, Diagnostic};
+use selvedge_model::{
+    Activation, App, AppName, EnvironmentName, Epoch, Release, ReleaseId, Stage, keys,
+};
+
+use super::run::{Refusal, Run, broken};
+use super::{claims, publish};
+use crate::git::{Entry, EntryKind, Oid};
+
+/// Files in a commit at most.
+const MAX_FILES: usize = 100_000;
+/// Bytes in a commit's files at most.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// An app of the pushed commit.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate {
+    pub(super) app: App,
+    /// Its directory in the repository.
+    pub(super) directory: String,
+    /// The git tree of the directory.
+    pub(super) tree: Oid,
+    pub(super) release: ReleaseId,
+    pub(super) work: Work,
+}
+
+/// What is left to do for an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// This very release is live.
+    Nothing,
+    /// It was built and tested before and is still stored.
+    Activate,
+    /// All of it.
+    Build,
+}
+
+impl Run {
+    /// Checks that the push still stands on what is live, and that it is of bearable size.
+    pub(super) async fn receive(&mut self) -> Result<Vec<Entry>, Refusal> {
+        self.begin(Stage::Receive).await?;
+        // The stage has run since the push came in, waiting included.
+        let received_ms = self.push.received_ms;
+        if let Some(record) = self.push.stages.last_mut() {
+            record.started_ms = received_ms;
+        }
+        let (old, new) = (self.old_commit()?, self.new_commit()?);
+        let main = self.repository.main().await.map_err(broken("read main"))?;
+        if main != old {
+            let place =
+                main.map_or_else(|| "away".to_owned(), |main| format!("to {}", main.short()));
+            return Err(Refusal::new(format!(
+                "main has moved {place} while your push waited; run git pull --rebase and push again"
+            )));
+        }
+        if let Some(old) = &old
+            && !self.repository.is_ancestor(old, &new).await.map_err(broken("compare commits"))?
+        {
+            self.say(format_args!("main at {} is replaced, not continued", old.short()));
+        }
+        let entries = self.repository.entries(&new).await.map_err(broken("read the commit"))?;
+        let bytes: u64 = entries.iter().map(|entry| entry.size).sum();
+        if entries.len() > MAX_FILES || bytes > MAX_BYTES {
+            return Err(Refusal::new(format!(
+                "the commit has {} files with {} MiB, and {MAX_FILES} files with {} MiB is the most; take out what is built or data",
+                entries.len(),
+                bytes >> 20,
+                MAX_BYTES >> 20
+            )));
+        }
+        self.end(None);
+        Ok(entries)
+    }
+
+    /// Reads every `selvedge.toml`, claims names and hosts, and finds out what there is to do.
+    pub(super) async fn validate(&mut self, entries: &[Entry]) -> Result<Vec<Candidate>, Refusal> {
+        self.begin(Stage::Validate).await?;
+        let paths = entries
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::File)
+            .map(|entry| entry.path.as_str());
+        let directories = manifest::discover(paths).map_err(|problems| refuse(&problems))?;
+        let mut candidates: Vec<Candidate> = Vec::new();
+        let mut names = BTreeSet::new();
+        for directory in directories {
+            let candidate = self.read(entries, directory).await?;
+            if !names.insert(candidate.app.name.clone()) {
+                return Err(Refusal::new(format!(
+                    "two apps of the repository are called {}; give one another name",
+                    candidate.app.name
+                )));
+            }
+            candidates.push(candidate);
+        }
+        for candidate in &mut candidates {
+            // Recorded before anything is claimed, so that a restart knows what to give back.
+            self.push.apps.push(PushApp {
+                app: candidate.app.name.clone(),
+                release: candidate.release,
+                epoch: None,
+                sites: BTreeSet::new(),
+            });
+        }
+        self.save().await?;
+        for candidate in &mut candidates {
+            claims::take(&self.shared, &self.push.repository, candidate).await?;
+            candidate.work = self.work_for(candidate).await?;
+        }
+        let note = candidates
+            .iter()
+            .map(|candidate| format!("{} {}", candidate.app.name, candidate.release.0.short()))
+            .collect::<Vec<_>>()
+            .join(", ");
+        self.end(Some(note));
+        Ok(candidates)
+    }
+
+    async fn read(&self, entries: &[Entry], directory: String) -> Result<Candidate, Refusal> {
+        let path = if directory.is_empty() {
+            manifest::FILE_NAME.to_owned()
+        } else {
+            format!("{directory}/{}", manifest::FILE_NAME)
+        };
+        let entry = entries.iter().find(|entry| entry.path == path);
+        let entry = entry.ok_or_else(|| Refusal::new(format!("{path} has gone")))?;
+        if entry.size > manifest::MAX_FILE_BYTES as u64 {
+            return Err(Refusal::new(format!(
+                "{path} has {} bytes, and {} is the most",
+                entry.size,
+                manifest::MAX_FILE_BYTES
+            )));
+        }
+        let text = self.repository.blob(&entry.oid).await.map_err(broken("read selvedge.toml"))?;
+        let text = String::from_utf8(text)
+            .map_err(|_| Refusal::new(format!("{path} is not UTF-8 text")))?;
+        let app = manifest::parse(&path, &text).map_err(|problems| refuse(&problems))?;
+        let commit = self.new_commit()?;
+        let tree = self.repository.tree(&commit, &directory).await;
+        let tree = tree.map_err(broken("read the app's directory"))?;
+        let release = Release::identify(&app, tree.as_str()).map_err(broken("name the release"))?;
+        Ok(Candidate { app, directory, tree, release, work: Work::Build })
+    }
+
+    async fn work_for(&self, candidate: &Candidate) -> Result<Work, Refusal> {
+        let live = live(&self.shared, &candidate.app.name).await?;
+        if live.is_some_and(|(_, release)| release == candidate.release) {
+            return Ok(Work::Nothing);
+        }
+        let stored = publish::stored(&self.shared, &candidate.app.name, &candidate.release).await?;
+        Ok(if stored.is_some() { Work::Activate } else { Work::Build })
+    }
+}
+
+/// What users see of an app.
+pub(super) async fn live(
+    shared: &super::Shared,
+    app: &AppName,
+) -> Result<Option<(Epoch, ReleaseId)>, Refusal> {
+    let key = keys::activation(app, &EnvironmentName::production());
+    let activation: Option<Activation> =
+        shared.store.get(&key).await.map_err(broken("read what is live"))?;
+    Ok(activation.and_then(|activation| {
+        let newest = activation.entries.into_iter().max_by_key(|entry| entry.epoch)?;
+        Some((newest.epoch, *newest.releases.get(app)?))
+    }))
+}
+
+/// An app's record.
+pub(super) async fn record(
+    shared: &super::Shared,
+    app: &AppName,
+) -> Result<Option<AppRecord>, Refusal> {
+    shared.store.get(&keys::app(app)).await.map_err(broken("read the app's record"))
+}
+
+fn refuse(problems: &[Diagnostic]) -> Refusal {
+    match problems {
+        [one] => {
+            let mut lines = one.to_string();
+            if let Some(end) = lines.find('\n') {
+                let rest = lines.split_off(end);
+                let last_lines = rest.lines().skip(1).map(|line| line.trim_start().to_owned());
+                return Refusal { reason: lines, last_lines: last_lines.collect() };
+            }
+            Refusal::new(lines)
+        }
+        several => Refusal {
+            reason: format!("selvedge.toml has {} mistakes", several.len()),
+            last_lines: several
+                .iter()
+                .flat_map(|problem| {
+                    problem.to_string().lines().map(str::to_owned).collect::<Vec<_>>()
+                })
+                .collect(),
+        },
+    }
+}

@@ -1,0 +1,173 @@
+//! Ways back: undoing before the commit point, restoring the previous release after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use selvedge_model::documents::{AppRecord, PushApp, PushCause, PushFailure};
+use selvedge_model::{
+    Activation, AppName, Assignment, EnvironmentName, Push, PushState, Stage, keys,
+};
+use selvedge_plan::rollout;
+
+use super::progress::ProgressLog;
+use super::run::{Refusal, Run, broken};
+use super::store::Step;
+use super::{Shared, claims, commit, publish, recover};
+use crate::git::MAIN;
+use crate::now_ms;
+
+/// Takes back everything that the push has done before its commit point. May be repeated.
+pub(super) async fn undo(run: &Run) -> Result<(), Refusal> {
+    let shared = &run.shared;
+    for planned in &run.push.apps {
+        let record = super::receive::record(shared, &planned.app).await?;
+        // An app that the push was not allowed to touch is nothing to take back.
+        if record.is_none_or(|record| record.repository != run.push.repository) {
+            continue;
+        }
+        if let Some(epoch) = planned.epoch {
+            let key = keys::activation(&planned.app, &EnvironmentName::production());
+            let activation: Option<Activation> =
+                shared.store.get(&key).await.map_err(broken("read what is live"))?;
+            let known = shared.site_ids().await?;
+            for site in known.union(&planned.sites) {
+                let remove = |standing: Option<Assignment>| {
+                    let Some(standing) = standing else { return (Step::Keep, ()) };
+                    let standing = BTreeMap::from([(site.clone(), standing)]);
+                    match rollout::undo(&standing, activation.as_ref(), epoch).remove(site) {
+                        None => (Step::Keep, ()),
+                        Some(left) if left.entries.is_empty() => (Step::Delete, ()),
+                        Some(left) => (Step::Put(left), ()),
+                    }
+                };
+                let key = keys::assignment(site, &planned.app, &EnvironmentName::production());
+                let removed = shared.store.update(&key, remove).await;
+                removed.map_err(broken("take the release back from a site"))?;
+            }
+        }
+        claims::give_back(shared, &planned.app).await?;
+        claims::forget_unborn(shared, &planned.app).await?;
+    }
+    Ok(())
+}
+
+/// Stops serving an app. May be repeated.
+pub(super) async fn take_down(shared: &Shared, app: &AppName) -> Result<(), Refusal> {
+    let failed = "take the app down";
+    let environment = EnvironmentName::production();
+    let key = keys::activation(app, &environment);
+    shared.store.delete(&key).await.map_err(broken(failed))?;
+    for site in shared.site_ids().await? {
+        let key = keys::assignment(&site, app, &environment);
+        shared.store.delete(&key).await.map_err(broken(failed))?;
+    }
+    let empty = |standing: Option<AppRecord>| match standing {
+        None => (Step::Keep, ()),
+        Some(record) => (Step::Put(AppRecord { history: Vec::new(), ..record }), ()),
+    };
+    shared.store.update(&keys::app(app), empty).await.map_err(broken(failed))?;
+    claims::give_back(shared, app).await?;
+    claims::forget_unborn(shared, app).await
+}
+
+/// Brings back what was live before the push, whose release does not work, and ends the push as
+/// rolled back.
+pub(super) async fn restore(run: &mut Run, refusal: Refusal) -> Result<(), Refusal> {
+    run.end(Some(recover::failed_note(&refusal.reason)));
+    run.save().await?;
+    let mut reason = refusal.reason;
+    if let Some(old) = run.old_commit()? {
+        let restoring = prepare(run, &old).await?;
+        run.say(format_args!("Push {} restores what was live before.", restoring.push.number));
+        let restored = Box::pin(carry_out(restoring)).await;
+        match restored.state {
+            PushState::Live => reason.push_str(&format!(
+                ". The release before is live again, and main has a commit that says so ({}): run git pull",
+                restored.new_commit.get(..7).unwrap_or_default()
+            )),
+            PushState::Refused(failure) => {
+                reason.push_str(&format!(
+                    ". The release before could not be started again ({}), so this one stays live",
+                    failure.reason
+                ));
+                commit::settle(run, &run.rollouts().await?).await?;
+            }
+            other => {
+                return Err(Refusal::new(format!("the restoring push is left as {other:?}")));
+            }
+        }
+    } else {
+        for planned in &run.push.apps {
+            take_down(&run.shared, &planned.app).await?;
+        }
+        let new = run.new_commit()?;
+        let moved = run.repository.move_ref(MAIN, Some(&new), None).await;
+        moved.map_err(broken("move main back"))?;
+        reason.push_str(". Nothing was live before, so nothing is live now");
+    }
+    let last_lines = refusal.last_lines;
+    run.push.state =
+        PushState::RolledBack(PushFailure { stage: Stage::Verify, reason, last_lines });
+    Ok(())
+}
+
+/// Records the push that restores: a commit with the old tree, and the old releases for the apps
+/// that have one.
+async fn prepare(run: &Run, old: &crate::git::Oid) -> Result<Run, Refusal> {
+    let shared = &run.shared;
+    let new = run.new_commit()?;
+    let tree = run.repository.tree(old, "").await.map_err(broken("read the old commit"))?;
+    let message = format!(
+        "Restore {}\n\nPush {} did not answer as it should once it was live.\n",
+        old.short(),
+        run.push.number
+    );
+    let commit = run.repository.commit(&tree, &new, &message).await;
+    let commit = commit.map_err(broken("commit the old tree"))?;
+    let mut apps = Vec::new();
+    for record in shared.records_of(&run.push.repository).await? {
+        let Some(previous) = record.history.first() else { continue };
+        let changed = run.push.apps.iter().find(|it| it.app == record.app && it.epoch.is_some());
+        let stored = publish::stored(shared, &record.app, &previous.release).await?.is_some();
+        apps.push(PushApp {
+            app: record.app.clone(),
+            release: previous.release,
+            epoch: None,
+            sites: match changed {
+                Some(changed) if stored => changed.sites.clone(),
+                _ => BTreeSet::new(),
+            },
+        });
+    }
+    let push = Push {
+        number: 0,
+        repository: run.push.repository.clone(),
+        cause: PushCause::Restore { push: run.push.number },
+        old_commit: Some(new.to_string()),
+        new_commit: commit.to_string(),
+        received_ms: now_ms(),
+        state: PushState::Preparing,
+        stages: Vec::new(),
+        apps,
+    };
+    let push = shared.record_push(&run.repository, push).await?;
+    let log = ProgressLog::new();
+    shared.running_add(&push, &log);
+    Ok(Run { shared: shared.clone(), repository: run.repository.clone(), push, log })
+}
+
+/// Takes a restoring push through its stages.
+async fn carry_out(mut run: Run) -> Push {
+    let warmed = async {
+        run.begin(Stage::Plan).await?;
+        run.reserve().await?;
+        run.end(None);
+        run.warm().await
+    };
+    match warmed.await {
+        Ok(()) => commit::complete(&mut run).await,
+        Err(refusal) => run.refuse(refusal).await,
+    }
+    run.conclude().await;
+    run.shared.running_remove(&run.push);
+    run.push
+}

@@ -1,0 +1,362 @@
+//! The stages that wait for sites: *warm* and *verify*. What to write and what to make of the
+//! sites' reports is decided by `plan::rollout`; this keeps its input up to date and acts on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use selvedge_api::{PushEvent, SiteProgress};
+use selvedge_fabric::{Change, FabricError, Lease, Watch};
+use selvedge_model::{
+    Activation, AppName, AppReport, Assignment, EnvironmentName, Release, ServiceKind, SiteId,
+    Stage, keys,
+};
+use selvedge_plan::rollout::{self, Failure, Lack, Target, Verdict};
+use tokio::sync::watch;
+
+use super::Shared;
+use super::place::count;
+use super::run::{Refusal, Run, broken};
+use super::store::Step;
+use crate::now_ms;
+
+/// The prefix of the names of sites' leases.
+const SITE_LEASES: &str = "site/";
+
+/// An app on its way to its sites.
+pub(super) struct Rollout {
+    pub(super) release: Release,
+    pub(super) target: Target,
+    pub(super) sites: BTreeSet<SiteId>,
+    assignments: BTreeMap<SiteId, Assignment>,
+    activation: Option<Activation>,
+}
+
+impl Rollout {
+    pub(super) fn app(&self) -> &AppName {
+        &self.release.app.name
+    }
+}
+
+/// Why a roll-out did not succeed.
+pub(super) enum Stop {
+    /// The release does not work at a site.
+    Failed(AppName, Failure),
+    /// Control itself does not work.
+    Broken(Refusal),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Broken(refusal)
+    }
+}
+
+impl Stop {
+    pub(super) fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Broken(refusal) => refusal,
+            Self::Failed(app, failure) => words(&app, failure),
+        }
+    }
+}
+
+/// A site's failure as the pusher reads it.
+fn words(app: &AppName, failure: Failure) -> Refusal {
+    let mut reason = app.to_string();
+    if let Some(service) = &failure.service {
+        reason.push_str(&format!(", service {service}"));
+    }
+    if let Some(site) = &failure.site {
+        reason.push_str(&format!(", at {site}"));
+    }
+    if failure.other_sites > 0 {
+        reason.push_str(&format!(" and {}", count(failure.other_sites, "other site")));
+    }
+    Refusal { reason: format!("{reason}: {}", failure.reason), last_lines: failure.last_lines }
+}
+
+/// What sites say, as it comes.
+struct Sightings {
+    watch: Watch,
+    leases: watch::Receiver<Vec<Lease>>,
+    reports: BTreeMap<AppName, BTreeMap<SiteId, AppReport>>,
+}
+
+impl Sightings {
+    async fn open(shared: &Shared) -> Result<Self, FabricError> {
+        let watch = shared.store.0.watch(keys::APP_REPORTS, None).await?;
+        let leases = shared.store.0.watch_leases(SITE_LEASES).await?;
+        let mut sightings = Self { watch, leases, reports: BTreeMap::new() };
+        while let Some(change) = sightings.watch.next().await {
+            if matches!(change, Change::Current(_)) {
+                break;
+            }
+            sightings.take(change);
+        }
+        Ok(sightings)
+    }
+
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Put(document) => match document.parse::<AppReport>() {
+                Ok(report) => {
+                    let of_app = self.reports.entry(report.app.clone()).or_default();
+                    of_app.insert(report.site.clone(), report);
+                }
+                Err(error) => tracing::warn!(%error, "a site's report can't be read"),
+            },
+            Change::Delete { key, .. } => {
+                let mut parts = key.trim_start_matches(keys::APP_REPORTS).split('/');
+                if let (Some(site), Some(app)) = (parts.next(), parts.next()) {
+                    self.reports
+                        .iter_mut()
+                        .filter(|(name, _)| name.as_str() == app)
+                        .for_each(|(_, sites)| sites.retain(|name, _| name.as_str() != site));
+                }
+            }
+            Change::Reset => self.reports.clear(),
+            Change::Current(_) => {}
+        }
+    }
+
+    fn leased(&mut self) -> BTreeSet<SiteId> {
+        self.leases
+            .borrow_and_update()
+            .iter()
+            .filter_map(|lease| SiteId::new(lease.name.strip_prefix(SITE_LEASES)?).ok())
+            .collect()
+    }
+
+    /// Waits for anything new, at most `limit`. What comes together is taken together.
+    async fn changed(&mut self, limit: Duration) {
+        tokio::select! {
+            change = self.watch.next() => match change {
+                Some(change) => self.take(change),
+                None => tokio::time::sleep(limit).await,
+            },
+            changed = self.leases.changed() => if changed.is_err() {
+                tokio::time::sleep(limit).await;
+            },
+            () = tokio::time::sleep(limit) => {}
+        }
+    }
+}
+
+/// The bounds of a phase.
+struct Phase {
+    done: fn(&Verdict) -> bool,
+    reached: SiteProgress,
+    deadline_ms: u64,
+    probe_retry_until_ms: u64,
+}
+
+impl Run {
+    /// What the push changes, from its record alone.
+    pub(super) async fn rollouts(&self) -> Result<Vec<Rollout>, Refusal> {
+        let mut rollouts = Vec::new();
+        for planned in &self.push.apps {
+            let Some(epoch) = planned.epoch else { continue };
+            let failed = "read what is released";
+            let key = keys::release(&planned.app, &planned.release);
+            let release: Option<Release> =
+                self.shared.store.get(&key).await.map_err(broken(failed))?;
+            let release = release.ok_or_else(|| {
+                Refusal::new(format!(
+                    "release {} of {} is not stored",
+                    planned.release.0.short(),
+                    planned.app
+                ))
+            })?;
+            let services = release.app.services.iter().map(|service| service.name.clone());
+            let target = Target { epoch, release: planned.release, services: services.collect() };
+            let mut assignments = BTreeMap::new();
+            for site in self.shared.site_ids().await?.union(&planned.sites) {
+                if let Some(it) = self.shared.assignment(site, &planned.app).await? {
+                    assignments.insert(site.clone(), it);
+                }
+            }
+            let key = keys::activation(&planned.app, &EnvironmentName::production());
+            let activation = self.shared.store.get(&key).await.map_err(broken(failed))?;
+            let sites = planned.sites.clone();
+            rollouts.push(Rollout { release, target, sites, assignments, activation });
+        }
+        Ok(rollouts)
+    }
+
+    /// Has every site fetch and start what is new.
+    pub(super) async fn warm(&mut self) -> Result<(), Refusal> {
+        self.begin(Stage::Warm).await?;
+        let mut rollouts = self.rollouts().await?;
+        let starting = rollouts.iter().map(|it| start_timeout(&it.release)).max();
+        let limit = self.shared.limits.fetch + starting.unwrap_or_default();
+        let phase = Phase {
+            done: |verdict| *verdict == Verdict::ReadyToActivate,
+            reached: SiteProgress::Warm,
+            deadline_ms: now_ms() + millis(limit),
+            probe_retry_until_ms: 0,
+        };
+        let warm = self.follow(&mut rollouts, &phase).await.map_err(Stop::into_refusal)?;
+        self.end(Some(self.reached(&rollouts, &warm)));
+        Ok(())
+    }
+
+    /// Waits until every site serves what was activated. Returns the stage's note.
+    pub(super) async fn verify(&mut self, rollouts: &mut [Rollout]) -> Result<String, Stop> {
+        let limits = &self.shared.limits;
+        let phase = Phase {
+            done: |verdict| *verdict == Verdict::Live,
+            reached: SiteProgress::Live,
+            deadline_ms: now_ms() + millis(limits.verify),
+            probe_retry_until_ms: now_ms() + millis(limits.probe_retry),
+        };
+        let live = self.follow(rollouts, &phase).await?;
+        Ok(self.reached(rollouts, &live))
+    }
+
+    /// `8 sites`, or `7 of 8 sites, without nyc`.
+    fn reached(&self, rollouts: &[Rollout], reached: &BTreeSet<SiteId>) -> String {
+        let planned: BTreeSet<_> = rollouts.iter().flat_map(|it| &it.sites).collect();
+        if planned.is_empty() {
+            return "nothing changes".to_owned();
+        }
+        let away: Vec<_> = planned
+            .iter()
+            .filter(|site| !reached.contains(**site))
+            .map(|site| site.as_str())
+            .collect();
+        if away.is_empty() {
+            return count(planned.len(), "site");
+        }
+        let here = planned.len() - away.len();
+        format!("{here} of {}, without {}", count(planned.len(), "site"), away.join(", "))
+    }
+
+    /// Acts on the planner's verdicts until all roll-outs are done or one has failed. Returns the
+    /// sites that have a lease.
+    async fn follow(
+        &self,
+        rollouts: &mut [Rollout],
+        phase: &Phase,
+    ) -> Result<BTreeSet<SiteId>, Stop> {
+        let shared = &self.shared;
+        let mut shown = BTreeMap::new();
+        let mut sightings = Sightings::open(shared).await.map_err(broken("watch the sites"))?;
+        let environment = EnvironmentName::production();
+        let none = BTreeMap::new();
+        loop {
+            let leased = sightings.leased();
+            let now = now_ms();
+            let mut all_done = true;
+            let mut settled = now >= shared.settled_ms;
+            for rollout in rollouts.iter_mut() {
+                settled |= rollout.sites.is_subset(&leased);
+                let app = rollout.app().clone();
+                let (plan, report) = rollout::plan(&rollout::Input {
+                    app: &app,
+                    environment: &environment,
+                    target: &rollout.target,
+                    sites: &rollout.sites,
+                    assignments: &rollout.assignments,
+                    activation: rollout.activation.as_ref(),
+                    leased: &leased,
+                    reports: sightings.reports.get(&app).unwrap_or(&none),
+                    now_ms: now,
+                    deadline_ms: phase.deadline_ms,
+                    probe_retry_until_ms: phase.probe_retry_until_ms,
+                });
+                self.show(&app, &report, &phase.reached, &mut shown);
+                write(shared, rollout, plan.assignments).await?;
+                if let Verdict::Failed(failure) = plan.verdict {
+                    return Err(Stop::Failed(app, failure));
+                }
+                all_done &= (phase.done)(&plan.verdict);
+            }
+            if all_done && (settled || rollouts.is_empty()) {
+                return Ok(leased);
+            }
+            sightings.changed(self.patience(phase, now)).await;
+        }
+    }
+
+    /// How long nothing new may come before time itself changes the verdict.
+    fn patience(&self, phase: &Phase, now: u64) -> Duration {
+        let moments = [phase.deadline_ms, phase.probe_retry_until_ms, self.shared.settled_ms];
+        let next = moments.into_iter().filter(|moment| *moment > now).min();
+        Duration::from_millis(next.map_or(1000, |moment| moment - now))
+    }
+
+    /// Tells the pusher's client which site got further.
+    fn show(
+        &self,
+        app: &AppName,
+        report: &rollout::Report,
+        reached: &SiteProgress,
+        shown: &mut BTreeMap<(AppName, SiteId), SiteProgress>,
+    ) {
+        for (site, progress) in &report.sites {
+            let progress = match progress {
+                rollout::Progress::Done => reached.clone(),
+                rollout::Progress::Failed { reason, .. } => SiteProgress::Failed(reason.clone()),
+                rollout::Progress::Lacks { lack: Lack::Artifacts } => SiteProgress::Fetching,
+                rollout::Progress::Lacks { lack: Lack::Readiness } => SiteProgress::Starting,
+                rollout::Progress::Lacks { .. } | rollout::Progress::Away => continue,
+            };
+            let key = (app.clone(), site.clone());
+            if shown.get(&key) != Some(&progress) {
+                shown.insert(key, progress.clone());
+                self.log.add(PushEvent::Site {
+                    app: app.clone(),
+                    site: site.clone(),
+                    epoch: report.epoch,
+                    progress,
+                    after_ms: now_ms().saturating_sub(self.push.received_ms),
+                });
+            }
+        }
+    }
+}
+
+/// Writes assignments, all at once. One that is not as expected is taken over, to be planned anew.
+async fn write(
+    shared: &Shared,
+    rollout: &mut Rollout,
+    wanted: BTreeMap<SiteId, Assignment>,
+) -> Result<(), Refusal> {
+    let app = rollout.app().clone();
+    let standing = &rollout.assignments;
+    let writes = wanted.into_iter().map(|(site, assignment)| {
+        let expected = standing.get(&site).cloned();
+        let key = keys::assignment(&site, &app, &EnvironmentName::production());
+        async move {
+            let written = shared.store.update(&key, |standing: Option<Assignment>| {
+                if standing == expected {
+                    (Step::Put(assignment.clone()), Some(assignment.clone()))
+                } else {
+                    (Step::Keep, standing)
+                }
+            });
+            (site, written.await)
+        }
+    });
+    for (site, written) in join_all(writes).await {
+        match written.map_err(broken("tell a site what to have"))? {
+            Some(assignment) => rollout.assignments.insert(site, assignment),
+            None => rollout.assignments.remove(&site),
+        };
+    }
+    Ok(())
+}
+
+/// The longest that one of the release's services may take to be ready.
+fn start_timeout(release: &Release) -> Duration {
+    let seconds = release.app.services.iter().map(|service| match &service.kind {
+        ServiceKind::Static { .. } => 0,
+        ServiceKind::Process { start_timeout_s, .. } => *start_timeout_s,
+    });
+    Duration::from_secs(seconds.max().unwrap_or_default().into())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

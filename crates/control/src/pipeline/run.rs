@@ -1,0 +1,190 @@
+//! One push on its way: its record, its stages, and what happens when one of them refuses it.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use selvedge_api::PushEvent;
+use selvedge_model::documents::{PushFailure, StageRecord};
+use selvedge_model::{Push, PushState, Stage, keys};
+
+use super::progress::{ProgressLog, plain, seconds};
+use super::{Shared, commit, restore};
+use crate::git::{Oid, Repository};
+use crate::now_ms;
+
+/// From receiving a push to its activation.
+const BUDGET_MS: u64 = 5 * 60 * 1000;
+
+/// Why a push does not go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// What happened and what to do, in words.
+    pub(super) reason: String,
+    /// Output that shows it.
+    pub(super) last_lines: Vec<String>,
+}
+
+impl Refusal {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), last_lines: Vec::new() }
+    }
+}
+
+/// Turns a failure of control itself into words for the pusher. The whole chain goes to the log.
+pub(super) fn broken<E: std::error::Error + 'static>(
+    what: &'static str,
+) -> impl FnOnce(E) -> Refusal {
+    move |error| {
+        let text = crate::chain(&error);
+        tracing::error!(what, error = %text, "a push met a failure of control");
+        Refusal::new(format!("control could not {what}: {}", plain(&text)))
+    }
+}
+
+/// A push on its way. One worker owns it.
+pub(super) struct Run {
+    pub(super) shared: Arc<Shared>,
+    pub(super) repository: Repository,
+    pub(super) push: Push,
+    pub(super) log: Arc<ProgressLog>,
+}
+
+impl Run {
+    /// Writes the record.
+    pub(super) async fn save(&self) -> Result<(), Refusal> {
+        let key = keys::push(&self.push.repository, self.push.number);
+        self.shared.store.put(&key, &self.push).await.map_err(broken("record the push"))
+    }
+
+    /// Begins a stage and records it.
+    pub(super) async fn begin(&mut self, stage: Stage) -> Result<(), Refusal> {
+        let at_ms = now_ms();
+        self.push.stages.retain(|record| record.stage != stage);
+        let record = StageRecord { stage, started_ms: at_ms, duration_ms: None, note: None };
+        self.push.stages.push(record);
+        self.log.add(PushEvent::StageStarted { stage, at_ms });
+        self.save().await
+    }
+
+    /// Ends the stage that runs. The record is written with the next stage's beginning.
+    pub(super) fn end(&mut self, note: Option<String>) {
+        let Some(record) = self.push.stages.last_mut() else { return };
+        let duration_ms = now_ms().saturating_sub(record.started_ms);
+        record.duration_ms = Some(duration_ms);
+        record.note.clone_from(&note);
+        self.log.add(PushEvent::StageFinished { stage: record.stage, duration_ms, note });
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.push.stages.last().map_or(Stage::Receive, |record| record.stage)
+    }
+
+    pub(super) fn say(&self, text: impl Display) {
+        self.log.line(self.stage(), &text.to_string());
+    }
+
+    /// Where the push's checkouts are.
+    pub(super) fn work(&self) -> PathBuf {
+        self.shared.work.join(format!("{}-{}", self.push.repository, self.push.number))
+    }
+
+    pub(super) fn new_commit(&self) -> Result<Oid, Refusal> {
+        self.push.new_commit.parse().map_err(broken("read the push's record"))
+    }
+
+    pub(super) fn old_commit(&self) -> Result<Option<Oid>, Refusal> {
+        let old = self.push.old_commit.as_deref().map(str::parse).transpose();
+        old.map_err(broken("read the push's record"))
+    }
+
+    /// The name of the ref that keeps the pushed objects, below control's own.
+    pub(super) fn keeper(number: u64) -> String {
+        format!("pushes/{number}")
+    }
+
+    /// Takes the push from the queue to its end.
+    pub(super) async fn process(mut self) -> Push {
+        let prepared = self.prepare().await;
+        self.clean_work().await;
+        if let Err(refusal) = prepared {
+            self.refuse(refusal).await;
+        } else {
+            commit::complete(&mut self).await;
+        }
+        self.conclude().await;
+        self.push
+    }
+
+    /// Everything before the commit point.
+    async fn prepare(&mut self) -> Result<(), Refusal> {
+        self.push.state = PushState::Preparing;
+        let entries = self.receive().await?;
+        let candidates = self.validate(&entries).await?;
+        self.build(&candidates).await?;
+        self.test(&candidates).await?;
+        self.publish(&candidates).await?;
+        self.place(&candidates).await?;
+        self.warm().await
+    }
+
+    /// Removes the checkouts.
+    pub(super) async fn clean_work(&self) {
+        if let Err(error) = tokio::fs::remove_dir_all(self.work()).await
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %self.work().display(), "a checkout was not removed");
+        }
+    }
+
+    /// Refuses the push in the stage that runs, leaving nothing of it.
+    pub(super) async fn refuse(&mut self, refusal: Refusal) {
+        let stage = self.stage();
+        if let Some(record) = self.push.stages.last_mut()
+            && record.duration_ms.is_none()
+        {
+            record.duration_ms = Some(now_ms().saturating_sub(record.started_ms));
+            record.note = Some("failed".to_owned());
+        }
+        if let Err(error) = restore::undo(self).await {
+            // The record stays as it is, so that the next start tries again.
+            tracing::error!(reason = %error.reason, "a refused push could not be undone yet");
+        }
+        let Refusal { reason, last_lines } = refusal;
+        self.push.state = PushState::Refused(PushFailure { stage, reason, last_lines });
+    }
+
+    /// Writes the final record, tells whoever listens, and drops what kept the objects.
+    pub(super) async fn conclude(&mut self) {
+        self.name_the_slowest();
+        if let Err(error) = self.save().await {
+            tracing::error!(reason = %error.reason, "the end of a push could not be recorded");
+        }
+        let keeper = Self::keeper(self.push.number);
+        if let Err(error) = self.repository.forget(&keeper).await {
+            tracing::warn!(%error, keeper, "a ref was not dropped");
+        }
+        self.log.add(PushEvent::Done { push: self.push.clone() });
+    }
+
+    /// Past the budget, the pusher is told where the time went.
+    fn name_the_slowest(&mut self) {
+        let until_active = self
+            .push
+            .stages
+            .iter()
+            .filter(|record| record.stage <= Stage::Activate)
+            .filter_map(|record| Some(record.started_ms + record.duration_ms?))
+            .max()
+            .map_or(0, |end| end.saturating_sub(self.push.received_ms));
+        let slowest = self.push.stages.iter().max_by_key(|record| record.duration_ms);
+        if let Some(slowest) = slowest.filter(|_| until_active > BUDGET_MS) {
+            let took = seconds(slowest.duration_ms.unwrap_or_default());
+            self.say(format_args!(
+                "This took {} up to the activation, over the budget of 5 min; the slowest stage was {} with {took}.",
+                seconds(until_active),
+                slowest.stage
+            ));
+        }
+    }
+}
