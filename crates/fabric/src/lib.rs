@@ -102,7 +102,7 @@ pub trait Fabric: Send + Sync + 'static {
     -> Result<(), FabricError>;
 
     /// Removes messages of `stream` before `sequence`. A consumer that had not acknowledged them
-    /// gets a [`Message::Gap`].
+    /// gets a [`Message::Gap`], again each time it starts until it acknowledges something later.
     async fn trim(&self, stream: &str, sequence: u64) -> Result<(), FabricError>;
 
     /// Takes or renews the lease `name` for `holder`, for `ttl` from now. The fencing epoch grows

@@ -45,9 +45,12 @@ impl Dialer {
         })?;
         let mut connection = wire::framed(stream);
         let hello = Hello { version: VERSION, purpose: purpose.clone() };
-        connection.send(Frame::new(&hello, Bytes::new())?).await?;
-        let welcome = wire::next(&mut connection).await?.parse()?;
-        Ok((connection, welcome))
+        let sent = connection.send(Frame::new(&hello, Bytes::new())?).await;
+        match wire::next(&mut connection).await {
+            // Even if the hello could not be sent: a server that refuses does not wait for it.
+            Ok(frame) => Ok((connection, frame.parse()?)),
+            Err(error) => Err(sent.err().unwrap_or(error)),
+        }
     }
 }
 

@@ -14,7 +14,6 @@ mod schema;
 mod streams;
 mod writer;
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +70,7 @@ pub struct Embedded {
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<std::thread::JoinHandle<()>>,
     token: CancellationToken,
-    _lock: File,
+    _lock: schema::Lock,
 }
 
 impl Embedded {

@@ -1,6 +1,7 @@
 //! The database file: its tables, its version, and how it is opened.
 
 use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -67,8 +68,16 @@ pub enum OpenError {
         source: std::io::Error,
     },
     /// Another process has it open.
-    #[error("the store at {0} is in use by another process: stop that process first")]
-    InUse(PathBuf),
+    #[error(
+        "the store at {path} is in use by process {process}: stop that process first, or use \
+         another directory"
+    )]
+    InUse {
+        /// Where the store is.
+        path: PathBuf,
+        /// The other process, as far as it has said.
+        process: String,
+    },
     /// It was written by a later release.
     #[error(
         "the store at {path} has version {found}, and this program knows versions up to {known}: \
@@ -100,8 +109,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) connection: Connection,
-    /// Held for as long as the store is open.
-    pub(super) lock: File,
+    pub(super) lock: Lock,
     pub(super) file: PathBuf,
     pub(super) incarnation: u64,
     /// Grows at every opening; see [`super::leases`].
@@ -109,17 +117,24 @@ pub(super) struct Opened {
     pub(super) revision: u64,
 }
 
+/// Held for as long as the store is open.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file would not do: a child that is just being started may have it open too.
+        if let Err(error) = self.0.unlock() {
+            tracing::debug!(%error, "the fabric's store stays locked until the process ends");
+        }
+    }
+}
+
 /// Locks and opens the store in `directory`, making it if it is absent.
 pub(super) fn open(directory: &Path) -> Result<Opened, OpenError> {
     let lock = lock(directory)?;
     let file = directory.join("fabric.db");
-    // Made here so that it is readable by its owner only; SQLite gives its side files this mode.
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&file)
-        .map_err(|source| OpenError::Directory { path: file.clone(), source })?;
+    create(&file).map_err(|source| OpenError::Directory { path: file.clone(), source })?;
     let failed = |source| OpenError::Database { path: file.clone(), source };
     let mut connection = Connection::open(&file).map_err(failed)?;
     check_version(&connection, &file)?;
@@ -129,8 +144,10 @@ pub(super) fn open(directory: &Path) -> Result<Opened, OpenError> {
 }
 
 /// Starts a new incarnation of the store in `directory`, which no process may have open: call this
-/// after putting a backup in its place. Every document then counts as newer than whatever was
-/// handed out before, and every watch starts anew. Returns the new incarnation.
+/// after putting a backup of `fabric.db` in its place (and removing `fabric.db-wal` and
+/// `fabric.db-shm`, which belong to what it replaces). Every document then counts as newer than whatever was
+/// handed out before, every watch starts anew, and every consumer is told of a gap, since messages
+/// newer than the backup are lost. Returns the new incarnation.
 pub fn new_incarnation(directory: &Path) -> Result<u64, OpenError> {
     let mut opened = open(directory)?;
     let incarnation = (opened.incarnation + 1).max(unix_seconds());
@@ -138,12 +155,17 @@ pub fn new_incarnation(directory: &Path) -> Result<u64, OpenError> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         set_meta(&transaction, "incarnation", incarnation)?;
         transaction.execute("DELETE FROM changes", ())?;
+        transaction.execute("UPDATE streams SET last = last + ?1", (LOST,))?;
         transaction.commit()
     };
     write(&mut opened.connection)
         .map_err(|source| OpenError::Database { path: opened.file.clone(), source })?;
     Ok(incarnation)
 }
+
+/// How many sequence numbers are skipped, so that none that was handed out after the backup is used
+/// for another message.
+const LOST: u64 = 1 << 32;
 
 /// Opens one more connection, for reading only.
 pub(super) fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
@@ -170,11 +192,21 @@ pub(super) fn meta(connection: &Connection, name: &str) -> rusqlite::Result<u64>
         .query_row((name,), |row| row.get(0))
 }
 
-fn lock(directory: &Path) -> Result<File, OpenError> {
+/// Makes the file readable by its owner only; SQLite gives its side files the same mode. A file that
+/// is there is not opened, since closing it would give up SQLite's locks on it in this process.
+fn create(file: &Path) -> std::io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn lock(directory: &Path) -> Result<Lock, OpenError> {
     let failed = |source| OpenError::Directory { path: directory.to_owned(), source };
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     let path = directory.join("lock");
-    let lock = OpenOptions::new()
+    let mut lock = OpenOptions::new()
+        .read(true)
         .write(true)
         .create(true)
         .truncate(false)
@@ -182,8 +214,17 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
         .open(&path)
         .map_err(|source| OpenError::Directory { path, source })?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(directory.to_owned())),
+        Ok(()) => {
+            let note = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+            note.map_err(failed)?;
+            Ok(Lock(lock))
+        }
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let mut process = String::new();
+            // The other process may not have got as far as writing who it is.
+            let _ = lock.take(20).read_to_string(&mut process);
+            Err(OpenError::InUse { path: directory.to_owned(), process })
+        }
         Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
     }
 }

@@ -113,22 +113,19 @@ pub(super) fn trim(connection: &Connection, stream: &str, sequence: u64) -> rusq
     Ok(())
 }
 
-/// What a consumer that has seen everything up to `position` gets next, at most `limit` messages
-/// or so many that they hold `bytes`.
+/// What a consumer that has seen everything up to `position` gets next: at most `limit` messages,
+/// or so many that they hold `bytes`, and a [`Message::Gap`] wherever numbers are missing.
 pub(super) fn read(
     connection: &Connection,
     stream: &str,
-    position: u64,
+    mut position: u64,
     limit: usize,
     bytes: usize,
 ) -> rusqlite::Result<Vec<Message>> {
     // One snapshot, so that a trim in between can't hide a gap.
     let transaction = connection.unchecked_transaction()?;
-    let (first, _) = bounds(&transaction, stream)?;
+    let (_, last) = bounds(&transaction, stream)?;
     let mut messages = Vec::new();
-    if first > position + 1 {
-        messages.push(Message::Gap { first_available: first });
-    }
     let mut statement = transaction.prepare_cached(
         "SELECT sequence, payload FROM messages WHERE stream = ?1 AND sequence > ?2
          ORDER BY sequence",
@@ -136,10 +133,20 @@ pub(super) fn read(
     let mut rows = statement.query((stream, position))?;
     let mut size = 0;
     while messages.len() < limit && size < bytes {
-        let Some(row) = rows.next()? else { break };
+        let Some(row) = rows.next()? else {
+            if position < last {
+                messages.push(Message::Gap { first_available: last + 1 });
+            }
+            break;
+        };
+        let sequence = row.get(0)?;
+        if sequence > position + 1 {
+            messages.push(Message::Gap { first_available: sequence });
+        }
         let payload = Bytes::from(row.get::<_, Vec<u8>>(1)?);
         size += payload.len();
-        messages.push(Message::Data { sequence: row.get(0)?, payload });
+        messages.push(Message::Data { sequence, payload });
+        position = sequence;
     }
     Ok(messages)
 }

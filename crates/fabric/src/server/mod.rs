@@ -93,7 +93,8 @@ impl Server {
         Ok(Self { listener, path: path.to_owned(), inode, shared, tasks })
     }
 
-    /// Serves until `token` is cancelled, then waits for the calls that have begun.
+    /// Serves until `token` is cancelled, then hangs up and waits for what the calls in progress do
+    /// to the store.
     pub async fn run(self, token: CancellationToken) {
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let serve = async {

@@ -10,6 +10,10 @@
 )]
 
 mod battery;
+mod crash;
+mod embedded;
+mod model;
+mod socket;
 mod world;
 
 use world::World;
