@@ -10,6 +10,7 @@ use selvedge_fabric::server::{BindError, Server};
 use selvedge_fabric::{Expect, Fabric, FabricError, SharedFabric, Typed, WriteError};
 use selvedge_model::documents::PinKeys;
 use selvedge_model::{Host, Installation, Topology, keys};
+use selvedge_runtime::{Runtime, RuntimeError};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -18,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::{Authority, AuthorityError};
 use crate::data::{DataDirectory, DataError, random};
 use crate::drivers::{self, Certificates, Names, Places, Problems};
-use crate::server::{self, Api, tls};
+use crate::git::{Git, GitError, GitService, ServiceConfig};
+use crate::pipeline::{self, Limits, Pipeline, PipelineConfig, PipelineError};
+use crate::server::{self, Api, Parts, tls};
 use crate::tasks::{Ended, Tasks};
 use crate::world::Mirror;
 use crate::{now_ms, token};
@@ -83,6 +86,15 @@ pub enum ControlError {
     /// The store can't be served to the machine's other processes.
     #[error("can't serve the store to sites")]
     Socket(#[source] BindError),
+    /// Builds can't be prepared for.
+    #[error("can't prepare for builds")]
+    Runtime(#[from] RuntimeError),
+    /// git is not there, or too old.
+    #[error("pushes need git")]
+    Git(#[from] GitError),
+    /// The pipeline can't be set up.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
     /// The store failed.
     #[error("the store failed")]
     Fabric(#[from] FabricError),
@@ -131,15 +143,35 @@ impl Control {
         tasks.spawn_last("the store's socket", |token| server.run(token));
         let problems = drive(&mut tasks, &fabric, authority).await?;
 
+        let runtime = sandboxes(&config, &data)?;
         let status = ControlStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_ms: now_ms(),
             incarnation: fabric.incarnation().await?,
-            zone: config.zone,
-            problems: Vec::new(),
+            zone: config.zone.clone(),
+            problems: no_sandbox(&runtime, config.unsafe_builds).into_iter().collect(),
         };
-        let router = Api::new(fabric, token.clone(), status, problems).router();
+        let git = Git::open(data.path(), &config.executable).await?;
+        let hook_socket = pipeline::hook_socket(data.path());
+        let pipeline = Pipeline::new(PipelineConfig {
+            fabric: fabric.clone(),
+            runtime,
+            git: git.clone(),
+            data: data.path().to_owned(),
+            installation: installation(&config),
+            limits: Limits::default(),
+        })?;
+        let parts = Parts {
+            fabric,
+            token: token.clone(),
+            control: status,
+            problems,
+            git: GitService::new(ServiceConfig { git, hook_socket }),
+            pipeline: pipeline.handle(),
+        };
+        let router = Api::new(parts).router();
+        tasks.spawn("the pipeline", |token| pipeline.run(token));
         Ok(Self {
             address,
             token,
@@ -194,10 +226,33 @@ impl Control {
     }
 }
 
+/// What runs builds and tests. Nothing that runs may see control's data.
+fn sandboxes(config: &Config, data: &DataDirectory) -> Result<Runtime, RuntimeError> {
+    Runtime::new(selvedge_runtime::Config {
+        hidden: vec![data.path().to_owned()],
+        allow_unsafe: config.unsafe_builds,
+        ..selvedge_runtime::Config::new(config.executable.clone(), data.join("sandboxes"))
+    })
+}
+
+/// What to tell the operator of a machine that can't isolate programs.
+fn no_sandbox(runtime: &Runtime, unsafe_builds: bool) -> Option<String> {
+    let reason = runtime.no_sandbox()?;
+    let consequence = if unsafe_builds {
+        "builds run without a sandbox, as --unsafe-builds says"
+    } else {
+        "pushes that build or test anything are refused"
+    };
+    Some(format!("this machine can't isolate programs ({reason}): {consequence}"))
+}
+
+fn installation(config: &Config) -> Installation {
+    Installation { zone: config.zone.clone(), in_a_box: config.in_a_box }
+}
+
 /// Writes what an installation rests on.
 async fn found(fabric: &dyn Fabric, config: &Config) -> Result<(), ControlError> {
-    let installation = Installation { zone: config.zone.clone(), in_a_box: config.in_a_box };
-    ensure(fabric, keys::INSTALLATION, &installation).await?;
+    ensure(fabric, keys::INSTALLATION, &installation(config)).await?;
     ensure(fabric, keys::TOPOLOGY, &config.topology).await?;
     // Pins that clients hold stay valid, so the keys are never replaced here.
     let keys = PinKeys { keys: vec![hex::encode(random::<32>()?)] };

@@ -69,6 +69,10 @@ impl DataDirectory {
     /// Makes the directory if need be, locks it and checks its version.
     pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
         private_directory(path)?;
+        // Children work in other directories.
+        let path = &path
+            .canonicalize()
+            .map_err(|source| DataError::File { path: path.to_owned(), source })?;
         let lock = lock(path)?;
         let version = path.join("version");
         match read_small(&version)? {
@@ -85,6 +89,11 @@ impl DataDirectory {
             },
         }
         Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Its absolute path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// A file or directory in it.

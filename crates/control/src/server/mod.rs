@@ -2,6 +2,7 @@
 //! [`crate::views`].
 
 mod error;
+mod events;
 mod listener;
 mod routes;
 pub(crate) mod tls;
@@ -13,7 +14,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get, post};
 use http::header::AUTHORIZATION;
 use selvedge_api::{ControlStatus, ProblemKind, Token};
 use selvedge_fabric::SharedFabric;
@@ -22,7 +23,8 @@ pub(crate) use error::ApiError;
 pub(crate) use listener::serve;
 
 use crate::drivers::Problems;
-use crate::token;
+use crate::git::GitService;
+use crate::{pipeline, token};
 
 /// The largest body of a request to the API, git's apart.
 const MAX_BODY: usize = 64 << 10;
@@ -31,30 +33,28 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the routes work with.
 #[derive(Clone)]
-pub(crate) struct Api {
-    inner: Arc<Inner>,
-}
+pub(crate) struct Api(Arc<Parts>);
 
-struct Inner {
-    fabric: SharedFabric,
-    token: Token,
-    control: ControlStatus,
-    problems: Problems,
+/// See [`Api`].
+pub(crate) struct Parts {
+    pub(crate) fabric: SharedFabric,
+    pub(crate) token: Token,
+    /// Control, as it is at first.
+    pub(crate) control: ControlStatus,
+    /// What does not work at the moment.
+    pub(crate) problems: Problems,
+    pub(crate) git: GitService,
+    pub(crate) pipeline: pipeline::Handle,
 }
 
 impl Api {
-    pub(crate) fn new(
-        fabric: SharedFabric,
-        token: Token,
-        control: ControlStatus,
-        problems: Problems,
-    ) -> Self {
-        Self { inner: Arc::new(Inner { fabric, token, control, problems }) }
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
     }
 
     fn control_status(&self) -> ControlStatus {
-        let mut status = self.inner.control.clone();
-        status.problems = self.inner.problems.list();
+        let mut status = self.0.control.clone();
+        status.problems.extend(self.0.problems.list());
         status
     }
 
@@ -70,10 +70,13 @@ impl Api {
             .route("/v1/pushes/{repository}", get(routes::pushes))
             .route("/v1/pushes/{repository}/{number}", get(routes::push))
             .method_not_allowed_fallback(routes::method_not_allowed)
+            .route("/v1/pushes/{repository}/{number}/events", get(routes::push_events))
+            .route("/v1/apps/{app}/rollback", post(routes::rollback))
             .layer(from_fn(in_time))
             .layer(DefaultBodyLimit::max(MAX_BODY));
         Router::new()
             .merge(answers)
+            .route("/git/{*path}", any(routes::git))
             .fallback(routes::not_found)
             .layer(from_fn_with_state(self.clone(), authenticate))
             // Health is for machines that have no token, and says nothing else.
@@ -84,7 +87,7 @@ impl Api {
 }
 
 async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Response {
-    if token::is_shown(&api.inner.token, request.headers().get(AUTHORIZATION)) {
+    if token::is_shown(&api.0.token, request.headers().get(AUTHORIZATION)) {
         return next.run(request).await;
     }
     let error = if request.headers().contains_key(AUTHORIZATION) {

@@ -1,14 +1,20 @@
 //! The routes' handlers.
 
 use axum::Json;
-use axum::extract::{Path, State};
-use http::{Method, Uri};
-use selvedge_api::{AppSummary, ProblemKind, ReleaseRow, SiteRow, Status, Version, Why};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{Method, StatusCode, Uri};
+use selvedge_api::{
+    AppSummary, ProblemKind, ReleaseRow, RollbackRequest, SiteRow, Status, Version, Why,
+};
 use selvedge_fabric::Typed;
 use selvedge_model::documents::AppRecord;
 use selvedge_model::{AppName, Push, RepositoryName, keys};
 
-use super::{Api, ApiError};
+use super::{Api, ApiError, events};
+use crate::pipeline::{RollbackError, SubmitError};
 use crate::views;
 use crate::world::World;
 
@@ -17,7 +23,7 @@ const API: u32 = 1;
 
 impl Api {
     async fn world(&self) -> Result<World, ApiError> {
-        Ok(World::load(&*self.inner.fabric, &views::PREFIXES).await?)
+        Ok(World::load(&*self.0.fabric, &views::PREFIXES).await?)
     }
 }
 
@@ -63,7 +69,7 @@ pub(crate) async fn pushes(
     Path(repository): Path<String>,
 ) -> Result<Json<Vec<Push>>, ApiError> {
     let name: RepositoryName = repository.parse().map_err(|_| no_repository(&repository))?;
-    let pushes = Typed(&*api.inner.fabric).list::<Push>(&keys::pushes(&name)).await?;
+    let pushes = Typed(&*api.0.fabric).list::<Push>(&keys::pushes(&name)).await?;
     if pushes.is_empty() {
         return Err(no_repository(&repository));
     }
@@ -74,34 +80,106 @@ pub(crate) async fn push(
     State(api): State<Api>,
     Path((repository, number)): Path<(String, String)>,
 ) -> Result<Json<Push>, ApiError> {
-    find_push(&api, &repository, &number).await.map(Json)
+    let (name, number) = push_name(&repository, &number)?;
+    let found = Typed(&*api.0.fabric).get::<Push>(&keys::push(&name, number)).await?;
+    found.map(|(_, push)| Json(push)).ok_or_else(|| no_push(&repository, number))
 }
 
-async fn find_push(api: &Api, repository: &str, number: &str) -> Result<Push, ApiError> {
-    let name: RepositoryName = repository.parse().map_err(|_| no_repository(repository))?;
-    let found = match number.parse() {
-        Ok(number) => Typed(&*api.inner.fabric).get::<Push>(&keys::push(&name, number)).await?,
-        Err(_) => None,
+pub(crate) async fn push_events(
+    State(api): State<Api>,
+    Path((repository, number)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let (name, number) = push_name(&repository, &number)?;
+    match api.0.pipeline.subscribe(&name, number).await? {
+        Some(progress) => Ok(events::response(progress.into_stream())),
+        None => Err(no_push(&repository, number)),
+    }
+}
+
+pub(crate) async fn rollback(
+    State(api): State<Api>,
+    Path(app): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let body = body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::new(ProblemKind::TooLarge, "the request is too large")
+        }
+        _ => ApiError::new(ProblemKind::BadRequest, "the request could not be read"),
+    })?;
+    let request: RollbackRequest = if body.is_empty() {
+        RollbackRequest::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|error| {
+            ApiError::new(ProblemKind::BadRequest, "the request is not what is wanted here")
+                .detail(error.to_string())
+                .hint("send {\"release\": \"DIGITS\"}, or nothing for the release before")
+        })?
     };
-    found.map(|(_, push)| push).ok_or_else(|| {
+    let name = app.parse().map_err(|_| {
+        ApiError::new(ProblemKind::NotFound, "no such app").detail("no app can have this name")
+    })?;
+    match api.0.pipeline.rollback(&name, request.release.as_deref()).await {
+        Ok((_, ticket)) => Ok(events::response(ticket.progress.into_stream())),
+        Err(error) => Err(rollback_problem(&error)),
+    }
+}
+
+fn rollback_problem(error: &RollbackError) -> ApiError {
+    let (kind, title) = match error {
+        RollbackError::NoApp(_) => (ProblemKind::NotFound, "no such app"),
+        RollbackError::NoEarlier { .. } => (ProblemKind::Conflict, "nothing to go back to"),
+        RollbackError::NotOne { .. } => (ProblemKind::NotFound, "no such release"),
+        RollbackError::Live { .. } => (ProblemKind::Conflict, "nothing to change"),
+        RollbackError::Submit(SubmitError::Busy(_) | SubmitError::Stopping) => {
+            (ProblemKind::Busy, "not now")
+        }
+        RollbackError::Fabric(_) | RollbackError::Git(_) | RollbackError::Submit(_) => {
+            tracing::error!(error = crate::chain(error), "a rollback could not be started");
+            (ProblemKind::Internal, "the rollback could not be started")
+        }
+    };
+    ApiError::new(kind, title).detail(crate::chain(error))
+}
+
+pub(crate) async fn git(
+    State(api): State<Api>,
+    Path(path): Path<String>,
+    request: Request,
+) -> Response {
+    api.0.git.serve(&path, request).await
+}
+
+/// A push's repository and number, if they can be some at all.
+fn push_name(repository: &str, number: &str) -> Result<(RepositoryName, u64), ApiError> {
+    let name = repository.parse().map_err(|_| no_repository(repository))?;
+    let wrong = |_| {
         ApiError::new(ProblemKind::NotFound, "no such push")
-            .detail(format!("{repository} has no push {number}, or keeps it no longer"))
-    })
+            .detail("pushes are numbered from 1 in their repository")
+    };
+    Ok((name, number.parse().map_err(wrong)?))
+}
+
+fn no_push(repository: &str, number: u64) -> ApiError {
+    ApiError::new(ProblemKind::NotFound, "no such push")
+        .detail(format!("{repository} has no push {number}, or keeps it no longer"))
 }
 
 fn record<'a>(world: &'a World, app: &str) -> Result<&'a AppRecord, ApiError> {
     let found = app.parse::<AppName>().ok().and_then(|app| world.apps.get(&app));
-    found.ok_or_else(|| {
-        let known: Vec<&str> = world.apps.keys().map(AppName::as_str).take(20).collect();
-        let hint = if known.is_empty() {
-            "no app has been pushed yet".to_owned()
-        } else {
-            format!("there are: {}", known.join(", "))
-        };
-        ApiError::new(ProblemKind::NotFound, "no such app")
-            .detail(format!("there is no app {:?}", app.chars().take(63).collect::<String>()))
-            .hint(hint)
-    })
+    found.ok_or_else(|| no_app(app, world.apps.keys()))
+}
+
+fn no_app<'a>(app: &str, known: impl IntoIterator<Item = &'a AppName>) -> ApiError {
+    let known: Vec<&str> = known.into_iter().map(AppName::as_str).take(20).collect();
+    let hint = if known.is_empty() {
+        "no app has been pushed yet".to_owned()
+    } else {
+        format!("there are: {}", known.join(", "))
+    };
+    ApiError::new(ProblemKind::NotFound, "no such app")
+        .detail(format!("there is no app {:?}", app.chars().take(63).collect::<String>()))
+        .hint(hint)
 }
 
 fn no_repository(name: &str) -> ApiError {
