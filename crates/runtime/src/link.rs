@@ -275,7 +275,8 @@ fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
 }
 
 /// The shim's command line, which says nothing of what it will run: that goes over the socket,
-/// where `ps` doesn't see it. Its parent-death signal is not set, because that is tied to the
+/// where `ps` doesn't see it. It is a process group of its own, so that Ctrl-C at a terminal asks
+/// the runtime to end, which then ends programs in good order. Its parent-death signal is not set, because that is tied to the
 /// thread that starts it, and tokio's come and go; the closing socket does the same.
 fn command(executable: &Path, socket: OwnedFd, output: OwnedFd) -> Command {
     let mut command = Command::new(executable);
@@ -283,6 +284,7 @@ fn command(executable: &Path, socket: OwnedFd, output: OwnedFd) -> Command {
         .arg(SHIM_VERB)
         .env_clear()
         .current_dir("/")
+        .process_group(0)
         .stdin(Stdio::from(socket))
         .stdout(Stdio::from(output))
         .stderr(Stdio::inherit())

@@ -114,9 +114,8 @@ impl Machine {
         let cache = match program.cache {
             None => None,
             Some(cache) => {
-                let home = cache.join("home");
-                fs::create_dir_all(&home).map_err(|error| {
-                    RuntimeError::Setup(format!("can't make {}: {error}", home.display()))
+                fs::create_dir_all(cache).map_err(|error| {
+                    RuntimeError::Setup(format!("can't make {}: {error}", cache.display()))
                 })?;
                 Some(canonical(cache)?)
             }

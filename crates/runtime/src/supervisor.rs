@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::link::{End, Link};
 use crate::output::{Lines, Log, Tail};
@@ -214,72 +215,66 @@ impl Supervisor {
         tracing::debug!(workload = spec.name, shim = running.shim.pid(), "started a workload");
         self.shared.tail().clear();
         *self.shared.link() = Some(Arc::clone(running.shim.link()));
-        let shared = Arc::clone(&self.shared);
-        let mut pump = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(pump(
-            lines,
-            shared,
-            spec.log.clone(),
-        )));
-        let run = self.attend(running, &mut pump).await;
+        let pump = pump(lines, Arc::clone(&self.shared), spec.log.clone());
+        let pump = AbortOnDropHandle::new(tokio::spawn(pump));
+        let run = self.attend(running).await;
         *self.shared.link() = None;
+        // Its last words are read before anybody is told of its end.
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, pump).await;
         run
     }
 
     /// From the start of the program to its end.
-    async fn attend(
-        &self,
-        mut running: Running,
-        pump: &mut tokio_util::task::AbortOnDropHandle<()>,
-    ) -> Run {
-        let link = Arc::clone(running.shim.link());
-        let mut last = String::new();
-        let ready = readiness::wait(&link, self.spec.health.as_deref(), &mut last);
-        let ready = tokio::time::timeout(self.spec.start_timeout, ready);
-        let was_ready = tokio::select! {
-            end = running.shim.end() => {
-                let reason = format!("{} before it was ready", self.words(&end, &running));
-                return self.over(running, pump, Run::NeverReady(reason)).await;
+    async fn attend(&self, mut running: Running) -> Run {
+        let run = match self.until_ready(&mut running).await {
+            Some(run) => run,
+            None => {
+                self.state.send_replace(WorkloadState::Ready);
+                let since = Instant::now();
+                tokio::select! {
+                    end = running.shim.end() => {
+                        let reason = self.words(&end, &running);
+                        Run::Ended { reason, lasted: since.elapsed() }
+                    }
+                    () = self.stop.cancelled() => Run::Stopped,
+                }
             }
-            () = self.stop.cancelled() => return self.terminate(running).await,
-            ready = ready => ready.is_ok(),
         };
-        if !was_ready {
-            let reason = self.not_ready(&last, &running);
-            running.shim.link().kill().await;
-            let _ = running.shim.end().await;
-            return self.over(running, pump, Run::NeverReady(reason)).await;
+        if matches!(run, Run::Stopped) {
+            self.terminate(&mut running).await;
         }
-        self.state.send_replace(WorkloadState::Ready);
-        let since = Instant::now();
-        tokio::select! {
-            end = running.shim.end() => {
-                let reason = self.words(&end, &running);
-                let ended = Run::Ended { reason, lasted: since.elapsed() };
-                self.over(running, pump, ended).await
-            }
-            () = self.stop.cancelled() => self.terminate(running).await,
-        }
-    }
-
-    /// The program has ended: its last words are read before anybody is told.
-    async fn over(
-        &self,
-        running: Running,
-        pump: &mut tokio_util::task::AbortOnDropHandle<()>,
-        run: Run,
-    ) -> Run {
-        let _ = tokio::time::timeout(DRAIN_TIMEOUT, pump).await;
         running.close().await;
         run
     }
 
-    async fn terminate(&self, mut running: Running) -> Run {
+    /// Waits until the program is ready; what became of it when that is never.
+    async fn until_ready(&self, running: &mut Running) -> Option<Run> {
+        let link = Arc::clone(running.shim.link());
+        let mut last = String::new();
+        let ready = readiness::wait(&link, self.spec.health.as_deref(), &mut last);
+        tokio::select! {
+            end = running.shim.end() => {
+                let reason = format!("{} before it was ready", self.words(&end, running));
+                return Some(Run::NeverReady(reason));
+            }
+            () = self.stop.cancelled() => return Some(Run::Stopped),
+            ready = tokio::time::timeout(self.spec.start_timeout, ready) => {
+                if ready.is_ok() {
+                    return None;
+                }
+            }
+        }
+        let reason = self.not_ready(&last, running);
+        running.shim.link().kill().await;
+        running.shim.end().await;
+        Some(Run::NeverReady(reason))
+    }
+
+    async fn terminate(&self, running: &mut Running) {
         running.shim.link().terminate().await;
         if tokio::time::timeout(self.spec.stop_timeout, running.shim.end()).await.is_err() {
             tracing::info!(workload = self.spec.name, "did not end after SIGTERM: killed");
         }
-        running.close().await;
-        Run::Stopped
     }
 
     fn words(&self, end: &End, running: &Running) -> String {

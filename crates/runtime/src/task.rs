@@ -1,13 +1,13 @@
 //! Programs that run once: builds and tests.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::RuntimeError;
 use crate::link::End;
@@ -23,7 +23,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A command to run once.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TaskSpec {
     /// For people: `build of shop`.
     pub name: String,
@@ -47,6 +47,19 @@ pub struct TaskSpec {
     pub network: bool,
 }
 
+impl fmt::Debug for TaskSpec {
+    /// Without the environment, which may hold secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("TaskSpec")
+            .field("name", &self.name)
+            .field("tenant", &self.tenant)
+            .field("app", &self.app)
+            .field("command", &self.command)
+            .finish_non_exhaustive()
+    }
+}
+
 /// How a task ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskOutcome {
@@ -65,7 +78,7 @@ pub(crate) async fn run(
     spec: TaskSpec,
     output: mpsc::Sender<String>,
 ) -> Result<TaskOutcome, RuntimeError> {
-    let deadline = Instant::now() + spec.timeout;
+    let mut time_is_up = std::pin::pin!(tokio::time::sleep(spec.timeout));
     let program = Program {
         tenant: &spec.tenant,
         app: &spec.app,
@@ -83,7 +96,7 @@ pub(crate) async fn run(
         tokio::select! {
             end = running.shim.end() => break Some(end),
             () = &mut pump, if !pumped => pumped = true,
-            () = tokio::time::sleep_until(deadline) => break None,
+            () = &mut time_is_up => break None,
         }
     };
     let outcome = match end {

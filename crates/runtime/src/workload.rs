@@ -1,19 +1,21 @@
 //! What a workload is, in the terms of its caller.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// A process workload to keep running.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct WorkloadSpec {
     /// For people and for the user id that it runs as: `SITE/APP/ENVIRONMENT/SERVICE`.
     pub name: String,
     /// What tenant it belongs to: workloads of one app share a user, those of different apps never do.
     pub tenant: String,
-    /// The unpacked artifact, read-only at `/app`.
+    /// The unpacked artifact, at `/app`. It is never changed: what the program writes there is kept
+    /// in memory, within its limit, and ends with it.
     pub app: PathBuf,
     /// Run by `/bin/sh -c` in `/app`, with `$PORT` set.
     pub command: String,
@@ -29,6 +31,19 @@ pub struct WorkloadSpec {
     pub memory_mib: u32,
     /// A file that gets its output too, kept below some 16 MiB with its predecessor `NAME.1`.
     pub log: Option<PathBuf>,
+}
+
+impl fmt::Debug for WorkloadSpec {
+    /// Without the environment, which may hold secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("WorkloadSpec")
+            .field("name", &self.name)
+            .field("tenant", &self.tenant)
+            .field("app", &self.app)
+            .field("command", &self.command)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How a workload is.

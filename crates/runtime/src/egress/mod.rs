@@ -9,6 +9,7 @@ mod request;
 mod upstream;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 
 pub(crate) use policy::Policy;
 use request::{Head, Target};
+use upstream::Upstream;
 pub(crate) use upstream::Upstreams;
 
 const MAX_CONNECTIONS: usize = 256;
@@ -94,13 +96,14 @@ async fn connection(mut client: TcpStream, egress: &Egress) -> io::Result<()> {
 
 /// Connects to where a request goes and sends what of it goes there.
 async fn open(head: Head, egress: &Egress) -> Result<(TcpStream, Head), Refusal> {
-    let mut server = match egress.upstreams.for_target(&head.target) {
-        Some(upstream) => upstream.connect(&head.target, &egress.policy).await?,
+    let proxy = egress.upstreams.for_target(&head.target);
+    let mut server = match proxy {
+        Some(proxy) => proxy.connect(&head.target, &egress.policy).await?,
         None => direct(&head.target, &egress.policy).await?,
     };
     let _ = server.set_nodelay(true);
     server
-        .write_all(&head.forward())
+        .write_all(&head.forward(proxy))
         .await
         .map_err(|error| Refusal::new("502 Bad Gateway", error.to_string()))?;
     Ok((server, head))
@@ -114,13 +117,9 @@ async fn direct(target: &Target, policy: &Policy) -> Result<TcpStream, Refusal> 
         .map_err(|error| Refusal::new("502 Bad Gateway", format!("{name}: {error}")))?;
     let mut last = Refusal::new("502 Bad Gateway", format!("{name} has no address"));
     for address in addresses {
-        match policy.refusal(address.ip()) {
-            Ok(None) => {}
-            Ok(Some(reason)) => {
-                last = Refusal::new("403 Forbidden", format!("{name} can't be reached: {reason}"));
-                continue;
-            }
-            Err(error) => return Err(Refusal::new("502 Bad Gateway", error.to_string())),
+        if let Err(refusal) = check(target, address.ip(), policy) {
+            last = refusal;
+            continue;
         }
         match upstream::connect(address).await {
             Ok(server) => return Ok(server),
@@ -130,6 +129,17 @@ async fn direct(target: &Target, policy: &Policy) -> Result<TcpStream, Refusal> 
         }
     }
     Err(last)
+}
+
+fn check(target: &Target, address: IpAddr, policy: &Policy) -> Result<(), Refusal> {
+    match policy.refusal(address) {
+        Ok(None) => Ok(()),
+        Ok(Some(reason)) => {
+            let reason = format!("{} can't be reached: {reason}", target.host);
+            Err(Refusal::new("403 Forbidden", reason))
+        }
+        Err(error) => Err(Refusal::new("502 Bad Gateway", error.to_string())),
+    }
 }
 
 async fn refuse(client: &mut TcpStream, refusal: &Refusal) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::io;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use super::Refusal;
+use super::{Refusal, Upstream};
 
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
@@ -20,13 +20,12 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// `HOST:PORT`, with brackets around an IPv6 address.
+    /// `HOST:PORT`, with brackets around an IPv6 address, and without HTTP's own port where that
+    /// goes without saying.
     pub(super) fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if !self.tunnel && self.port == 80 { host } else { format!("{host}:{}", self.port) }
     }
 }
 
@@ -34,8 +33,11 @@ impl Target {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) target: Target,
-    /// The head in the form for the origin; empty for CONNECT.
-    origin_form: Vec<u8>,
+    method: String,
+    /// From the path on; empty for CONNECT.
+    path: String,
+    /// Header lines that are passed on, each with its line end.
+    headers: String,
     rest: Vec<u8>,
 }
 
@@ -44,9 +46,21 @@ impl Head {
         self.target.tunnel
     }
 
-    /// What goes to the other side first.
-    pub(super) fn forward(&self) -> Vec<u8> {
-        [self.origin_form.as_slice(), &self.rest].concat()
+    /// What goes to the other side first: to the origin, or to another proxy that wants to know
+    /// the whole URL and perhaps who asks.
+    pub(super) fn forward(&self, proxy: Option<&Upstream>) -> Vec<u8> {
+        let mut head = String::new();
+        if !self.target.tunnel {
+            let Self { method, path, headers, .. } = self;
+            let authority = self.target.authority();
+            let start = if proxy.is_some() { format!("http://{authority}") } else { String::new() };
+            head = format!("{method} {start}{path} HTTP/1.1\r\nhost: {authority}\r\n{headers}");
+            if let Some(authorization) = proxy.and_then(Upstream::authorization) {
+                head.push_str(&format!("proxy-authorization: {authorization}\r\n"));
+            }
+            head.push_str("connection: close\r\n\r\n");
+        }
+        [head.as_bytes(), &self.rest].concat()
     }
 }
 
@@ -82,7 +96,8 @@ fn parse(head: &[u8], rest: Vec<u8>) -> Result<Head, Refusal> {
     if method == "CONNECT" {
         let (host, port) = split_authority(uri, None).ok_or_else(|| bad("no HOST:PORT"))?;
         let target = Target { host, port, tunnel: true };
-        return Ok(Head { target, origin_form: Vec::new(), rest });
+        let (path, headers) = (String::new(), String::new());
+        return Ok(Head { target, method: method.into(), path, headers, rest });
     }
     let address = uri
         .get(..7)
@@ -94,20 +109,19 @@ fn parse(head: &[u8], rest: Vec<u8>) -> Result<Head, Refusal> {
     let (host, port) =
         split_authority(authority, Some(80)).ok_or_else(|| bad("the URL names no host"))?;
     let slash = if path.starts_with('/') { "" } else { "/" };
-    let mut origin_form = format!("{method} {slash}{path} HTTP/1.1\r\nhost: {authority}\r\n");
+    let mut headers = String::new();
     for line in lines.take_while(|line| !line.is_empty()) {
         let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
         // One request for a connection: where the next one goes is not looked at.
         if !matches!(&*name, "host" | "connection" | "keep-alive" | "upgrade" | "te")
             && !name.starts_with("proxy-")
         {
-            origin_form.push_str(line);
-            origin_form.push_str("\r\n");
+            headers.push_str(line);
+            headers.push_str("\r\n");
         }
     }
-    origin_form.push_str("connection: close\r\n\r\n");
     let target = Target { host, port, tunnel: false };
-    Ok(Head { target, origin_form: origin_form.into_bytes(), rest })
+    Ok(Head { target, method: method.into(), path: format!("{slash}{path}"), headers, rest })
 }
 
 /// Splits `HOST:PORT`, where the host may be an IPv6 address in brackets.
@@ -136,9 +150,9 @@ mod tests {
         let head = b"GET http://example.com/a?b HTTP/1.1\r\nHost: other\r\nProxy-Connection: x\r\n\
                      Accept: */*\r\nConnection: keep-alive\r\n\r\n";
         let head = parse(head, b"rest".to_vec()).expect("parses");
-        assert_eq!(head.target.authority(), "example.com:80");
+        assert_eq!(head.target.authority(), "example.com");
         assert_eq!(
-            String::from_utf8_lossy(&head.forward()),
+            String::from_utf8_lossy(&head.forward(None)),
             "GET /a?b HTTP/1.1\r\nhost: example.com\r\nAccept: */*\r\nconnection: close\r\n\r\nrest"
         );
         let connect = parse(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\n\r\n", Vec::new());

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::policy::Policy;
 use super::request::{Target, split_authority};
-use super::{Refusal, direct};
+use super::{Refusal, check};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
@@ -70,7 +70,12 @@ impl Upstreams {
 }
 
 impl Upstream {
-    /// Opens a tunnel through the proxy, for plain requests too, so that both kinds are alike.
+    /// The value of `Proxy-Authorization`.
+    pub(super) fn authorization(&self) -> Option<&str> {
+        self.authorization.as_deref()
+    }
+
+    /// Connects to the proxy, and for a tunnel through it.
     pub(super) async fn connect(
         &self,
         target: &Target,
@@ -79,9 +84,7 @@ impl Upstream {
         // The proxy resolves names, maybe others than this machine can; but what this machine
         // knows to be out of bounds stays so.
         for address in resolve(target).await.unwrap_or_default() {
-            if policy.refusal(address.ip()).ok().flatten().is_some() {
-                return direct(target, policy).await;
-            }
+            check(target, address.ip(), policy)?;
         }
         let bad = |error: io::Error| {
             Refusal::new("502 Bad Gateway", format!("the proxy {}: {error}", self.host))
@@ -91,6 +94,9 @@ impl Upstream {
         let address = addresses.into_iter().next();
         let address = address.ok_or_else(|| bad(io::ErrorKind::NotFound.into()))?;
         let mut stream = connect(address).await.map_err(bad)?;
+        if !target.tunnel {
+            return Ok(stream);
+        }
         let answer = tokio::time::timeout(CONNECT_TIMEOUT, self.tunnel(&mut stream, target)).await;
         let status = answer.map_err(|_| bad(io::ErrorKind::TimedOut.into()))?.map_err(bad)?;
         if status.starts_with('2') {
@@ -150,4 +156,61 @@ pub(super) async fn resolve(target: &Target) -> io::Result<Vec<SocketAddr>> {
 /// Connects, but not for longer than is reasonable.
 pub(super) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstreams(variables: &[(&str, &str)]) -> Upstreams {
+        let environment =
+            variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Upstreams::from(&environment)
+    }
+
+    #[test]
+    fn the_customary_variables_are_heeded() {
+        let upstreams = upstreams(&[
+            ("http_proxy", "http://proxy.example:3128/"),
+            ("HTTPS_PROXY", "http://us%40er:pass@[2001:db8::1]:8080"),
+            ("no_proxy", "internal.example, .corp.example"),
+        ]);
+        let proxy = |host: &str, tunnel| {
+            let target = Target { host: host.into(), port: 80, tunnel };
+            upstreams.for_target(&target).map(|proxy| format!("{proxy:?}"))
+        };
+        assert_eq!(proxy("example.com", false).as_deref(), Some("proxy.example:3128"));
+        assert_eq!(proxy("example.com", true).as_deref(), Some("2001:db8::1:8080"));
+        for direct in ["internal.example", "a.internal.example", "x.corp.example"] {
+            assert_eq!(proxy(direct, true), None, "{direct}");
+        }
+        assert!(proxy("notinternal.example", true).is_some());
+        let https = upstreams.https.as_ref().and_then(Upstream::authorization);
+        assert_eq!(https, Some("Basic dXNAZXI6cGFzcw=="));
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_goes_through_the_proxy_but_never_to_what_is_out_of_bounds() {
+        let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = proxy.local_addr().expect("an address");
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = proxy.accept().await.expect("a client");
+            let mut request = vec![0; 1024];
+            let length = stream.read(&mut request).await.expect("a request");
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello").await.expect("an answer");
+            String::from_utf8_lossy(&request[..length]).into_owned()
+        });
+        let all = upstreams(&[("all_proxy", &format!("http://{address}"))]);
+        let policy = Policy::default();
+        let target = |host: &str| Target { host: host.into(), port: 443, tunnel: true };
+        let local = target("127.0.0.1");
+        let refused = all.for_target(&local).expect("a proxy").connect(&local, &policy).await;
+        assert_eq!(refused.expect_err("refused").status, "403 Forbidden");
+        let far = target("192.0.2.77");
+        let tunnel = all.for_target(&far).expect("a proxy").connect(&far, &policy).await;
+        let mut greeting = String::new();
+        tunnel.expect("a tunnel").read_to_string(&mut greeting).await.expect("a greeting");
+        assert_eq!(greeting, "hello");
+        assert!(served.await.expect("served").starts_with("CONNECT 192.0.2.77:443 HTTP/1.1\r\n"));
+    }
 }

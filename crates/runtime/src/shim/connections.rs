@@ -16,11 +16,17 @@ use crate::protocol::Event;
 /// backlog is full. The runtime gives up on its own before this.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The kernel would try again after a second; a short backlog has room much sooner.
+const FIRST_PAUSE: Duration = Duration::from_millis(4);
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+
 struct Opening {
     id: u64,
     socket: OwnedFd,
     address: IpAddr,
     deadline: Instant,
+    pause: Duration,
+    again: Instant,
 }
 
 /// The connections that are being opened.
@@ -44,34 +50,45 @@ impl Connections {
         self.opening.iter().map(|one| PollFd::new(one.socket.as_fd(), PollFlags::POLLOUT))
     }
 
-    /// How long until the first one has been open for too long.
+    /// How many milliseconds until there is something to do without an event.
     pub(super) fn timeout(&self) -> Option<u16> {
-        let first = self.opening.iter().map(|one| one.deadline).min()?;
+        let first = self.opening.iter().map(|one| one.again.min(one.deadline)).min()?;
         let left = first.saturating_duration_since(Instant::now()).as_millis();
         Some(u16::try_from(left).unwrap_or(u16::MAX).saturating_add(1))
     }
 
-    /// Answers for those that are ready or too old.
+    /// Answers for those that are ready or too old, and tries the others again in time.
     pub(super) fn advance(&mut self, ready: &[bool], answers: &OwnedFd) {
-        let now = Instant::now();
         let ready = ready.iter().copied().chain(std::iter::repeat(false));
-        let (decided, opening): (Vec<_>, Vec<_>) = std::mem::take(&mut self.opening)
-            .into_iter()
-            .zip(ready)
-            .partition(|(one, ready)| *ready || one.deadline <= now);
-        self.opening = opening.into_iter().map(|(one, _)| one).collect();
-        for (one, ready) in decided {
+        for (one, ready) in std::mem::take(&mut self.opening).into_iter().zip(ready) {
+            let now = Instant::now();
             if ready {
                 let error = nix::sys::socket::getsockopt(&one.socket, sockopt::SocketError);
                 let error = error.map_or(Errno::EIO, Errno::from_raw);
-                self.settle(one.id, one.address, one.socket, error, answers);
-            } else {
+                self.settle(one.id, one.address, &one.socket, error, answers);
+            } else if one.deadline <= now {
                 refuse(one.id, Errno::ETIMEDOUT, answers);
+            } else if one.again <= now {
+                let pause = (one.pause * 2).min(LONGEST_PAUSE);
+                self.attempt(one.id, one.address, one.deadline, pause, answers);
+            } else {
+                self.opening.push(one);
             }
         }
     }
 
     fn try_address(&mut self, id: u64, address: IpAddr, answers: &OwnedFd) {
+        self.attempt(id, address, Instant::now() + PATIENCE, FIRST_PAUSE, answers);
+    }
+
+    fn attempt(
+        &mut self,
+        id: u64,
+        address: IpAddr,
+        deadline: Instant,
+        pause: Duration,
+        answers: &OwnedFd,
+    ) {
         let socket = match socket_for(address) {
             Ok(socket) => socket,
             Err(error) => return refuse(id, error, answers),
@@ -79,11 +96,11 @@ impl Connections {
         let to = SockaddrStorage::from(SocketAddr::new(address, self.port));
         match nix::sys::socket::connect(socket.as_raw_fd(), &to) {
             Err(Errno::EINPROGRESS | Errno::EINTR) => {
-                let deadline = Instant::now() + PATIENCE;
-                self.opening.push(Opening { id, socket, address, deadline });
+                let again = Instant::now() + pause;
+                self.opening.push(Opening { id, socket, address, deadline, pause, again });
             }
-            Ok(()) => self.settle(id, address, socket, Errno::from_raw(0), answers),
-            Err(error) => self.settle(id, address, socket, error, answers),
+            Ok(()) => self.settle(id, address, &socket, Errno::from_raw(0), answers),
+            Err(error) => self.settle(id, address, &socket, error, answers),
         }
     }
 
@@ -91,7 +108,7 @@ impl Connections {
         &mut self,
         id: u64,
         address: IpAddr,
-        socket: OwnedFd,
+        socket: &OwnedFd,
         error: Errno,
         answers: &OwnedFd,
     ) {

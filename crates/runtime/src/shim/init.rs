@@ -144,6 +144,10 @@ impl Reaper {
 fn execute(launch: &Launch, output: &OwnedFd) -> Result<std::convert::Infallible> {
     nix::unistd::setsid().doing("start a session")?;
     set_limits(launch)?;
+    if let Some(home) = launch.environment.get("HOME") {
+        // In the cache it is missing at first. A program that needs it says so itself.
+        let _ = std::fs::create_dir_all(home);
+    }
     nix::unistd::dup2_stdout(output).doing("direct the output")?;
     nix::unistd::dup2_stderr(output).doing("direct the output")?;
     SigSet::all().thread_unblock().doing("unblock signals")?;

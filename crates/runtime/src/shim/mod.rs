@@ -57,14 +57,22 @@ pub(crate) fn run() -> i32 {
             return 64;
         }
     };
-    match start(&launch, &socket).and_then(|program| program.supervise(&socket)) {
-        Ok(()) => 0,
-        Err(reason) => {
-            // A parent that is gone needs no answer.
-            let _ = channel::send(&socket, &Event::Failed { reason }, None);
-            1
+    match start(&launch) {
+        Ok(Side::Inside { reports, output }) => {
+            // The first process inside has no business with the runtime.
+            drop(socket);
+            init::run(&launch, &reports, &output)
         }
+        Ok(Side::Outside(program)) => answer(&socket, program.supervise(&socket)),
+        Err(reason) => answer(&socket, Err(reason)),
     }
+}
+
+/// Tells the runtime of a failure; one that is gone needs no answer.
+fn answer(socket: &OwnedFd, result: Result<()>) -> i32 {
+    let Err(reason) = result else { return 0 };
+    let _ = channel::send(socket, &Event::Failed { reason }, None);
+    1
 }
 
 fn accept_hello() -> Result<(OwnedFd, Launch)> {
@@ -94,14 +102,23 @@ fn read_launch(hello: &Hello) -> Result<Launch> {
     serde_json::from_str(hello.launch.get()).doing("read what to launch")
 }
 
-/// A program that has been started, seen from outside its namespaces.
+/// Which of the two processes this is after the fork.
+enum Side {
+    /// The first process in the namespaces.
+    Inside { reports: OwnedFd, output: OwnedFd },
+    /// Its parent.
+    Outside(Program),
+}
+
+/// A program that is being started or has been, seen from outside its namespaces.
 struct Program {
     init: Pid,
     reports: OwnedFd,
+    egress: Option<TcpListener>,
     port: u16,
 }
 
-fn start(launch: &Launch, socket: &OwnedFd) -> Result<Program> {
+fn start(launch: &Launch) -> Result<Side> {
     unshare(launch.isolation)?;
     let egress = if launch.isolation == Isolation::None {
         None
@@ -113,26 +130,13 @@ fn start(launch: &Launch, socket: &OwnedFd) -> Result<Program> {
     };
     let (reports, their_end) = channel::pair().doing("make a socket pair")?;
     let output = sys::standard_output().doing("keep the output")?;
-    match sys::fork().doing("fork")? {
-        None => {
-            drop(reports);
-            drop(egress);
-            sys::exit(init::run(launch, &their_end, &output))
-        }
-        Some(init) => {
-            drop(their_end);
-            drop(output);
-            let program = Program { init, reports, port: launch.port };
-            // Only processes inside may hold the output open: its end is their end.
-            let null = std::fs::File::options().write(true).open("/dev/null");
-            let null = null.doing("open /dev/null")?;
-            nix::unistd::dup2_stdout(null).doing("let go of the output")?;
-            program.wait_until_ready()?;
-            let listener = egress.as_ref().map(AsFd::as_fd);
-            channel::send(socket, &Event::Started, listener).doing("answer")?;
-            Ok(program)
-        }
-    }
+    let Some(init) = sys::fork().doing("fork")? else {
+        return Ok(Side::Inside { reports: their_end, output });
+    };
+    // Only processes inside may hold the output open: its end is their end.
+    let null = std::fs::File::options().write(true).open("/dev/null").doing("open /dev/null")?;
+    nix::unistd::dup2_stdout(null).doing("let go of the output")?;
+    Ok(Side::Outside(Program { init, reports, egress, port: launch.port }))
 }
 
 /// Leaves the host's namespaces for new ones, all but the mount namespace, which only the first
@@ -172,7 +176,12 @@ impl Program {
     }
 
     /// Serves the runtime's requests until the program ends or the runtime is gone.
-    fn supervise(self, socket: &OwnedFd) -> Result<()> {
+    fn supervise(mut self, socket: &OwnedFd) -> Result<()> {
+        self.wait_until_ready()?;
+        let egress = self.egress.take();
+        let listener = egress.as_ref().map(AsFd::as_fd);
+        channel::send(socket, &Event::Started, listener).doing("answer")?;
+        drop(egress);
         let mut connections = Connections::new(self.port);
         loop {
             let (asked, reported) = self.wait(socket, &mut connections)?;

@@ -1,7 +1,6 @@
 //! Programs run for real, in sandboxes of this machine.
 
 #![allow(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
@@ -9,6 +8,7 @@
     reason = "clippy knows test functions, but not the functions that they call"
 )]
 
+mod machines;
 mod orphans;
 mod support;
 mod tasks;

@@ -65,6 +65,8 @@ async fn none_is_left_when_the_parent_is_killed() {
     let processes = inside(&marker, &child);
     assert!(processes.len() >= 2, "{processes:?}");
     let shim = shim_of(processes[0]);
+    // A terminal's Ctrl-C doesn't reach it.
+    assert_eq!(nix::unistd::getpgid(Some(shim)).expect("there"), shim);
     child.kill().await.expect("SIGKILL");
     until("all have ended", || processes_with(&marker).is_empty()).await;
     until("the shim has ended", || kill(shim, None).is_err()).await;

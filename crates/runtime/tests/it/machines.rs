@@ -1,0 +1,140 @@
+//! Machines that can do less than root on this one.
+
+use std::fs;
+use std::io::{IoSlice, Read as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::support::{HELPER, processes_with, unique, until};
+
+/// Makes its first argument's program and arguments run where user namespaces are used up, so
+/// that no further one, and as an unmapped root no other namespace's users, can be made.
+const WITHOUT_NAMESPACES: &str = "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set -all \
+     --inh-caps -all --ambient-caps -all \"$@\"";
+
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: needs root");
+    }
+    root
+}
+
+/// A directory, and in it an `app` and a copy of the helper, that anybody may use.
+fn open_directory() -> TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::create_dir(directory.path().join("app")).expect("a directory");
+    fs::copy(HELPER, directory.path().join("helper")).expect("a copy");
+    for path in [directory.path(), &directory.path().join("app")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("open");
+    }
+    directory
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn as_nobody(directory: &Path, command: &str) -> String {
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(directory.join("helper"))
+        .args(["run".as_ref(), directory.as_os_str(), command.as_ref(), "safe".as_ref()])
+        .output();
+    text(&output.expect("setpriv"))
+}
+
+fn without_namespaces(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "sh", "-c", WITHOUT_NAMESPACES, "sh"])
+        .arg(directory.join("helper"))
+        .args(arguments);
+    command
+}
+
+#[test]
+fn without_root_a_user_namespace_does() {
+    if !is_root() {
+        return;
+    }
+    let directory = open_directory();
+    let output = as_nobody(
+        directory.path(),
+        "id -u; pwd; ls -d /root /work /proc/[0-9]* | wc -l; touch /usr/x || touch made; \
+         grep Cap /proc/self/status | grep -vc 0000000000000000; \
+         curl -sS -m 5 http://127.0.0.1:1/ -w '%{http_code}' --noproxy ''; \
+         node -e 'console.log(6 * 7)'",
+    );
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines[..2], ["65534", "/app"], "{output}");
+    assert!(output.contains("can't be reached: it is this machine's loopback"), "{output}");
+    assert!(output.ends_with("42\nSucceeded\n"), "{output}");
+    assert!(directory.path().join("app/made").exists(), "{output}");
+}
+
+#[test]
+fn without_either_it_is_refused_unless_that_is_asked_for() {
+    let directory = open_directory();
+    let path = directory.path().to_str().expect("a path");
+    let run = |mode| {
+        let command = "pwd; env | grep -c GIT_; echo $npm_config_cache";
+        let mut command = without_namespaces(directory.path(), &["run", path, command, mode]);
+        text(&command.env("GIT_DIR", "x").output().expect("unshare"))
+    };
+    let refused = run("safe");
+    assert!(refused.starts_with("this machine can't isolate programs: "), "{refused}");
+    assert!(refused.contains("To mend it"), "{refused}");
+    let allowed = run("unsafe");
+    assert_eq!(allowed, format!("{path}/app\n0\n{path}/cache/npm\nSucceeded\n"));
+}
+
+#[tokio::test]
+async fn without_a_sandbox_none_is_left_either() {
+    let directory = open_directory();
+    let path = directory.path().to_str().expect("a path");
+    let marker = unique("unconfined");
+    let command = format!(
+        "bash -c 'exec -a {marker} setsid sleep 1000' & \
+         bash -c 'exec -a {marker} python3 -m http.server $PORT'"
+    );
+    let mut child = without_namespaces(directory.path(), &["keep", path, &command])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("unshare");
+    let mut ready = [0; 5];
+    child.stdout.take().expect("a pipe").read_exact(&mut ready).expect("ready");
+    assert!(processes_with(&marker).len() > 2);
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).expect("SIGKILL");
+    child.wait().expect("ended");
+    until("all have ended", || processes_with(&marker).is_empty()).await;
+}
+
+#[test]
+fn a_shim_of_another_version_refuses_in_words() {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (ours, theirs): (OwnedFd, OwnedFd) =
+        nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+            .expect("a pair");
+    let shim =
+        Command::new(HELPER).arg("shim").stdin(Stdio::from(theirs)).stderr(Stdio::null()).spawn();
+    let hello = br#"{"version": 999, "launch": {"of": "the future"}}"#;
+    let (fd, parts) = (ours.as_raw_fd(), [IoSlice::new(hello)]);
+    nix::sys::socket::sendmsg::<()>(fd, &parts, &[], MsgFlags::empty(), None).expect("sent");
+    let mut answer = vec![0; 4096];
+    let length = nix::unistd::read(&ours, &mut answer).expect("an answer");
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    assert!(answer.contains("was asked for version 999"), "{answer}");
+    assert_eq!(shim.expect("the shim").wait().expect("ended").code(), Some(64));
+}
