@@ -360,3 +360,56 @@ pub(crate) fn address(path: &Path) -> io::Result<(Option<File>, PathBuf)> {
     let address = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
     Ok((Some(parent), address))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn frames_arrive_whole_however_they_are_cut(
+            bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..5),
+            cut in 1..50_usize,
+        ) {
+            let mut bytes = BytesMut::new();
+            for (id, body) in bodies.iter().enumerate() {
+                let request = Request { id: id as u64, call: Call::Get { key: "k".to_owned() } };
+                let frame = Frame::new(&request, Bytes::copy_from_slice(body)).unwrap();
+                Codec.encode(frame, &mut bytes).unwrap();
+            }
+            let (mut received, mut arrived) = (BytesMut::new(), Vec::new());
+            for piece in bytes.chunks(cut) {
+                received.extend_from_slice(piece);
+                while let Some(frame) = Codec.decode(&mut received).unwrap() {
+                    prop_assert_eq!(frame.parse::<Request>().unwrap().id, arrived.len() as u64);
+                    arrived.push(frame.body.to_vec());
+                }
+            }
+            prop_assert_eq!(arrived, bodies);
+        }
+
+        #[test]
+        fn no_bytes_make_the_codec_panic_or_hoard(
+            bytes in prop::collection::vec(any::<u8>(), 0..64),
+            zeros in 0..8_usize,
+        ) {
+            // Zeros in front make small lengths likely.
+            let mut received = BytesMut::from(&vec![0; zeros][..]);
+            received.extend_from_slice(&bytes);
+            while let Ok(Some(_)) = Codec.decode(&mut received) {}
+            prop_assert!(received.capacity() < 2 * (MAX_HEADER + MAX_BODY));
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_sent() {
+        let mut bytes = BytesMut::new();
+        let frame = Frame::new(&"header", vec![0; MAX_BODY + 1].into()).unwrap();
+        assert!(Codec.encode(frame, &mut bytes).is_err());
+        let frame = Frame::new(&"h".repeat(MAX_HEADER), Bytes::new()).unwrap();
+        assert!(Codec.encode(frame, &mut bytes).is_err());
+        assert!(bytes.is_empty());
+    }
+}

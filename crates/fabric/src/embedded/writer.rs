@@ -305,3 +305,51 @@ impl Documents<'_> {
 pub(super) fn store(error: &rusqlite::Error) -> FabricError {
     FabricError::Store(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn put(n: usize, size: usize) -> Write {
+        Write::Put { key: format!("k{n}"), value: vec![1; size].into(), expect: Expect::Any }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_loses_what_it_refused_and_nothing_else() {
+        let directory = TempDir::new().unwrap();
+        let opened = schema::open(directory.path()).unwrap();
+        opened.connection.pragma_update(None, "max_page_count", 200).unwrap();
+        let options = Options { history: 4, ..Options::default() };
+        let feed = Arc::new(Feed::new(opened.revision, &options));
+        let writer = Writer::new(opened.connection, feed.clone(), 1, options).unwrap();
+        let (jobs, queue) = mpsc::channel(8);
+        let thread = std::thread::spawn(move || writer.run(queue));
+        let write = async |write| {
+            let (answer, result) = oneshot::channel();
+            jobs.send(Job { write, answer }).await.unwrap();
+            result.await.unwrap()
+        };
+        let mut written = 0;
+        let error = loop {
+            match write(put(written, 50_000)).await {
+                Ok(revision) => written = usize::try_from(revision).unwrap(),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, WriteError::Fabric(FabricError::Store(_))), "{error}");
+        assert!(written > 5);
+        assert_eq!(*feed.revision().borrow(), written as u64, "no watch was told of it");
+        let expect = Expect::Absent;
+        write(Write::Delete { key: format!("k{written}"), expect }).await.unwrap();
+        let delete = Write::Delete { key: "k0".to_owned(), expect: Expect::Any };
+        let next = write(delete).await.unwrap();
+        assert_eq!(next, written as u64 + 1, "its revision is used by the next");
+        write(put(0, 10)).await.unwrap();
+        let batch = feed.since(next - 1, "", 10).unwrap();
+        assert_eq!(batch.position, next + 1);
+        drop(jobs);
+        thread.join().unwrap();
+    }
+}

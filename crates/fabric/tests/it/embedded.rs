@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use selvedge_fabric::embedded::{Embedded, OpenError, new_incarnation};
+use selvedge_fabric::embedded::{Embedded, OpenError, Options, new_incarnation};
 use selvedge_fabric::{Change, Expect, Fabric, Message, SharedFabric, WriteError};
 use tempfile::TempDir;
 
@@ -151,4 +151,25 @@ async fn a_quiet_watch_learns_how_far_it_is() {
         panic!("nothing was written that concerns this watch")
     };
     assert!(generation.number >= start.number + 1024);
+}
+
+#[tokio::test]
+async fn history_is_bounded_in_bytes_too() {
+    let directory = TempDir::new().unwrap();
+    let options = Options { history_bytes: 2000, ..Options::default() };
+    let store = Embedded::open_with(directory.path(), options).unwrap();
+    let mut generations = Vec::new();
+    for _ in 0..5 {
+        generations.push(store.put("a", vec![b'x'; 900].into(), Expect::Any).await.unwrap());
+    }
+    drop(store);
+    // Opened again, so that what is in memory does not help.
+    let store = Embedded::open_with(directory.path(), options).unwrap();
+    let mut behind = store.watch("", Some(generations[1])).await.unwrap();
+    assert_eq!(change(&mut behind).await, Change::Reset);
+    let mut within = store.watch("", Some(generations[2])).await.unwrap();
+    for generation in &generations[3..] {
+        let Change::Put(document) = change(&mut within).await else { panic!("history is kept") };
+        assert_eq!(document.generation, *generation);
+    }
 }
