@@ -58,7 +58,13 @@ pub(crate) fn receive<M: DeserializeOwned>(
             &mut parts,
             Some(&mut control),
             MsgFlags::MSG_CMSG_CLOEXEC,
-        )?;
+        );
+        let received = match received {
+            // Linux says this once, and before what the other end has sent, when that end closed
+            // without having read all: its last messages are still to be had.
+            Err(nix::errno::Errno::ECONNRESET) => return Err(nix::errno::Errno::EINTR),
+            other => other?,
+        };
         for message in received.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = message {
                 // Each is adopted, so that one too many is closed and not leaked.
