@@ -102,9 +102,8 @@ pub(crate) struct Desired {
 }
 
 impl Desired {
-    /// Reads the documents. `shown` is what the proxy answers with now: while the epoch that users
-    /// should see is not warm here, the newest shown one before it stays although it is not
-    /// assigned any more.
+    /// Reads the documents. `shown` is what the proxy answers with now: an epoch that users see
+    /// stays until the one that they should see is shown, although it is not assigned any more.
     pub(crate) fn of<'a>(
         site: &SiteId,
         documents: &Documents,
@@ -123,8 +122,10 @@ impl Desired {
             if assignment.value.entries.is_empty() {
                 continue;
             }
-            if let Some((key, kept)) = last_good(site, app, activation, shown) {
-                epochs.entry(key.clone()).or_insert_with(|| kept.clone());
+            for wanted in selected(site, activation) {
+                if let Some((key, kept)) = last_good(app, wanted, shown) {
+                    epochs.entry(key.clone()).or_insert_with(|| kept.clone());
+                }
             }
         }
         Self { epochs }
@@ -173,17 +174,13 @@ pub(crate) fn selected<'a>(
         .map(|entry| entry.epoch)
 }
 
+/// What a client that should see `wanted` is answered with.
 fn last_good<'a>(
-    site: &SiteId,
     app: &AppKey,
-    activation: Option<&Activation>,
+    wanted: Epoch,
     shown: &'a BTreeMap<EpochKey, DesiredEpoch>,
 ) -> Option<(&'a EpochKey, &'a DesiredEpoch)> {
-    let wanted = selected(site, activation).max()?;
-    if shown.contains_key(&EpochKey { app: app.clone(), epoch: wanted }) {
-        return None;
-    }
-    shown.iter().rfind(|(key, _)| &key.app == app && key.epoch < wanted)
+    shown.iter().rfind(|(key, _)| &key.app == app && key.epoch <= wanted)
 }
 
 fn content(site: &SiteId, app: &AppKey, entry: &AssignmentEntry, release: &Release) -> Content {

@@ -20,7 +20,7 @@ use crate::ledger::{Ledger, Record};
 use crate::workloads::Running;
 
 /// How long something that failed rests before it is tried again.
-const REST: Duration = Duration::from_secs(10);
+const REST: Duration = Duration::from_secs(3);
 
 /// How long to wait before a fabric that can't be reached is asked again, at first and at most.
 const UNREACHABLE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));

@@ -33,6 +33,10 @@ async fn a_broken_ledger_is_set_aside_and_filled_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_store_is_not_followed() {
     let mut world = World::new().await;
+    // Revisions that the other store will not reach.
+    for number in 0..100 {
+        world.put("host/other.test", &number).await;
+    }
     let agent = world.agent().await;
     let one = world.page("one").await;
     world.assign(&[(1, one)]).await;
