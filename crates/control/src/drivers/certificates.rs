@@ -74,10 +74,16 @@ impl Reconciler for Certificates {
             });
             (plan, report, generations)
         };
+        // A host that can't have a certificate must not keep the others from theirs.
+        let mut failure = None;
         for (host, sites) in &plan.issue {
-            let bundle = self.authority.issue(host, now_ms)?;
-            tracing::info!(%host, sites = sites.len(), "issued a certificate");
-            self.put(&bundle, sites, &generations).await?;
+            match self.authority.issue(host, now_ms) {
+                Ok(bundle) => {
+                    tracing::info!(%host, sites = sites.len(), "issued a certificate");
+                    self.put(&bundle, sites, &generations).await?;
+                }
+                Err(error) => failure = Some(error),
+            }
         }
         for (host, delivery) in &plan.deliver {
             let key = keys::certificate(&delivery.from, host);
@@ -97,6 +103,9 @@ impl Reconciler for Certificates {
             }
         }
         self.unwanted_since_ms = plan.unwanted_since_ms;
+        if let Some(failure) = failure {
+            return Err(failure.into());
+        }
         Ok(report.next_ms.map(|at_ms| Duration::from_millis(at_ms.saturating_sub(now_ms))))
     }
 }
