@@ -25,6 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use authority::AuthorityError;
 pub use control::{Config, Control, ControlError, FABRIC_SOCKET};
 pub use data::DataError;
+pub use hook::{HOOK_VERB, hook_main};
 pub use tasks::Ended;
 
 /// Now, in Unix milliseconds.
