@@ -179,7 +179,11 @@ impl Supervisor {
                     (doubled(FIRST_PAUSE, restarts - 1), state)
                 }
             };
-            tracing::info!(workload = self.spec.name, ?pause, restarts, "a workload ended");
+            if let WorkloadState::BackingOff { reason, .. }
+            | WorkloadState::CrashLoop { reason, .. } = &state
+            {
+                tracing::info!(workload = self.spec.name, reason, restarts, ?pause, "restarting");
+            }
             self.state.send_replace(state);
             tokio::select! {
                 () = self.stop.cancelled() => break,

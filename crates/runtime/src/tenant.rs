@@ -97,12 +97,16 @@ fn give_entries(directory: &File, id: u32, depth: u32) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.as_bytes();
-        if entry.file_type()?.is_dir() {
+        let found = entry.metadata()?;
+        if found.is_dir() {
             let child = File::from(nix::fcntl::openat(directory, name, flags, Mode::empty())?);
             give_entries(&child, id, depth - 1)?;
         }
-        let (user, group) = (Some(Uid::from_raw(id)), Some(Gid::from_raw(id)));
-        nix::unistd::fchownat(directory, name, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        // A tree of dependencies is large, and mostly the user's already.
+        if (found.uid(), found.gid()) != (id, id) {
+            let (user, group) = (Some(Uid::from_raw(id)), Some(Gid::from_raw(id)));
+            nix::unistd::fchownat(directory, name, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        }
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -36,16 +37,20 @@ fn shim_of(pid: u32) -> Pid {
     }
 }
 
-/// A process of its own that keeps a workload, once that is ready.
-async fn keeper(world: &World, marker: &str) -> Child {
+fn start_keeper(world: &World, marker: &str) -> Child {
     let directory = world.path("kept");
     fs::create_dir_all(directory.join("app")).expect("a directory");
-    let mut child = Command::new(HELPER)
+    Command::new(HELPER)
         .args(["keep".as_ref(), directory.as_os_str(), program(marker).as_ref()])
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("the helper");
+        .expect("the helper")
+}
+
+/// A process of its own that keeps a workload, once that is ready.
+async fn keeper(world: &World, marker: &str) -> Child {
+    let mut child = start_keeper(world, marker);
     let output = child.stdout.take().expect("a pipe");
     let line = BufReader::new(output).lines().next_line().await.expect("a line");
     assert_eq!(line.as_deref(), Some("ready"));
@@ -80,6 +85,19 @@ async fn none_is_left_when_parent_and_shim_are_killed_together() {
     let shim = shim_of(inside(&marker, &child)[0]);
     kill(shim, Signal::SIGKILL).expect("SIGKILL");
     child.kill().await.expect("SIGKILL");
+    until("all have ended", || processes_with(&marker).is_empty()).await;
+}
+
+#[tokio::test]
+async fn none_is_left_whenever_the_parent_is_killed() {
+    let world = World::new();
+    let marker = unique("orphan");
+    for moment in 0..15 {
+        let mut child = start_keeper(&world, &marker);
+        // Not to wait for anything, but to kill it in another step of its start each time.
+        tokio::time::sleep(Duration::from_millis(moment * 4)).await;
+        child.kill().await.expect("SIGKILL");
+    }
     until("all have ended", || processes_with(&marker).is_empty()).await;
 }
 
