@@ -104,6 +104,8 @@ pub(crate) fn compose(
     set("LOGNAME", "app".into());
     set("SHELL", "/bin/sh".into());
     set("TMPDIR", text(places.temporary));
+    // Else Python keeps its last words to itself when it is killed.
+    set("PYTHONUNBUFFERED", "1".into());
     match places.cache {
         None => {
             set("HOME", text(places.temporary));
