@@ -14,11 +14,16 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use selvedge_fabric::artifact::{ArtifactError, Limits, unpack};
 use selvedge_fabric::{FabricError, SharedFabric};
 use selvedge_model::{Digest, SiteId};
+
+/// How long after an artifact was asked for its file system is synced: not in the middle of a push,
+/// when everybody waits for the disk.
+const SYNC_AFTER: Duration = Duration::from_secs(15);
 
 /// Locks are shared by the artifacts whose digests begin alike, so that their number is bounded.
 const LOCK_PREFIX: usize = 2;
@@ -94,6 +99,16 @@ impl Store {
         fabric: &SharedFabric,
         digest: Digest,
     ) -> Result<PathBuf, StoreError> {
+        let files = self.get(fabric, digest).await?;
+        let store = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SYNC_AFTER).await;
+            tokio::task::spawn_blocking(move || store.sync(&digest));
+        });
+        Ok(files)
+    }
+
+    async fn get(&self, fabric: &SharedFabric, digest: Digest) -> Result<PathBuf, StoreError> {
         let store = self.clone();
         let (lock, found) = self
             .blocking(move || {
@@ -115,17 +130,16 @@ impl Store {
         fabric.fetch_blob(&digest, &archive).await.map_err(StoreError::Fetch)?;
         // The lock goes along: whoever waits here may give up, the work goes on to its end.
         let store = self.clone();
-        let files = self
-            .blocking(move || {
-                let unpacked = store.unpack(&digest);
-                let _ = fs::remove_file(store.archive(&digest));
-                drop(lock);
-                unpacked
-            })
-            .await?;
-        let store = self.clone();
-        tokio::task::spawn_blocking(move || store.sync(&digest));
-        Ok(files)
+        self.blocking(move || {
+            let unpacked = store.unpack(&digest);
+            let _ = fs::remove_file(store.archive(&digest));
+            if unpacked.is_err() {
+                let _ = fs::remove_dir_all(store.partial(&digest));
+            }
+            drop(lock);
+            unpacked
+        })
+        .await
     }
 
     fn unpack(&self, digest: &Digest) -> Result<PathBuf, StoreError> {
@@ -140,6 +154,9 @@ impl Store {
 
     fn sync(&self, digest: &Digest) {
         let place = self.place(digest);
+        if !place.join("unsynced").exists() {
+            return;
+        }
         let synced = File::open(&place)
             .and_then(|file| nix::unistd::syncfs(&file).map_err(io::Error::from))
             .and_then(|()| fs::remove_file(place.join("unsynced")));

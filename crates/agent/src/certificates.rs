@@ -1,4 +1,6 @@
-//! Certificates for the proxy, from the documents that carry them.
+//! Certificates for the proxy, from the documents that carry them. A document whose certificate
+//! can't be presented is refused when it comes ([`check`]), so that the last good one stays, here
+//! and in the ledger.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use crate::documents::Versioned;
 
 /// Why a certificate can't be presented.
 #[derive(Debug, thiserror::Error)]
-enum CertificateError {
+pub(crate) enum CertificateError {
     #[error("its chain is no PEM")]
     Chain(#[source] rustls_pki_types::pem::Error),
     #[error("its chain is empty")]
@@ -34,40 +36,29 @@ struct Parsed {
     fingerprint: Digest,
 }
 
-/// The certificates that the proxy presents. A bad new one leaves the last good one in place.
+/// The certificates that the proxy presents.
 #[derive(Default)]
 pub(crate) struct Certificates {
     parsed: BTreeMap<Host, Parsed>,
-    /// What is wrong, by host, in words, with the generation that it is about.
-    problems: BTreeMap<Host, (Generation, String)>,
+}
+
+/// Whether the certificate can be presented.
+pub(crate) fn check(bundle: &CertificateBundle) -> Result<(), CertificateError> {
+    parse(bundle).map(|_| ())
 }
 
 impl Certificates {
     /// Brings the set up to date.
     pub(crate) fn update(&mut self, documents: &BTreeMap<Host, Versioned<CertificateBundle>>) {
         self.parsed.retain(|host, _| documents.contains_key(host));
-        self.problems.retain(|host, _| documents.contains_key(host));
         for (host, document) in documents {
             let generation = document.generation;
-            let seen = self.parsed.get(host).is_some_and(|it| it.generation == generation)
-                || self.problems.get(host).is_some_and(|(about, _)| *about == generation);
-            if seen {
+            if self.parsed.get(host).is_some_and(|it| it.generation == generation) {
                 continue;
             }
-            match parse(&document.value) {
-                Ok((key, fingerprint)) => {
-                    let key = Arc::new(key);
-                    self.parsed.insert(host.clone(), Parsed { generation, key, fingerprint });
-                    self.problems.remove(host);
-                }
-                Err(error) => {
-                    let cause = std::error::Error::source(&error);
-                    let cause = cause.map(|it| format!(" ({it})")).unwrap_or_default();
-                    let message =
-                        format!("the certificate of {host} can't be presented: {error}{cause}");
-                    tracing::warn!("{message}");
-                    self.problems.insert(host.clone(), (generation, message));
-                }
+            if let Ok((key, fingerprint)) = parse(&document.value) {
+                let key = Arc::new(key);
+                self.parsed.insert(host.clone(), Parsed { generation, key, fingerprint });
             }
         }
     }
@@ -80,11 +71,6 @@ impl Certificates {
     /// For the report.
     pub(crate) fn fingerprints(&self) -> BTreeMap<Host, Digest> {
         self.parsed.iter().map(|(host, it)| (host.clone(), it.fingerprint)).collect()
-    }
-
-    /// What is wrong, in words.
-    pub(crate) fn problems(&self) -> impl Iterator<Item = &String> {
-        self.problems.values().map(|(_, message)| message)
     }
 }
 
@@ -121,28 +107,36 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_certificate_leaves_the_last_good_one() {
+    fn only_what_can_be_presented_passes() {
         let host = Host::new("shop.edge.test").unwrap();
         let good = bundle(&host);
+        check(&good).unwrap();
+        let cases = [
+            (CertificateBundle { key_pem: bundle(&host).key_pem, ..good.clone() }, "another"),
+            (CertificateBundle { key_pem: String::new(), ..good.clone() }, "key is no PEM"),
+            (CertificateBundle { chain_pem: "-----BEGIN".into(), ..good.clone() }, "chain"),
+            (CertificateBundle { chain_pem: String::new(), ..good.clone() }, "empty"),
+            (CertificateBundle { fingerprint: Digest::of(b""), ..good.clone() }, "fingerprint"),
+        ];
+        for (bad, words) in cases {
+            let error = check(&bad).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_set_follows_the_documents() {
+        let host = Host::new("shop.edge.test").unwrap();
         let documents = |number, value: CertificateBundle| {
             let generation = Generation::new(1, number);
             BTreeMap::from([(host.clone(), Versioned { generation, value: Arc::new(value) })])
         };
         let mut certificates = Certificates::default();
-        certificates.update(&documents(1, good.clone()));
-        assert_eq!(certificates.fingerprints()[&host], good.fingerprint);
-
-        let foreign_key = CertificateBundle { key_pem: bundle(&host).key_pem, ..good.clone() };
-        let cut = CertificateBundle { chain_pem: "-----BEGIN".into(), ..good.clone() };
-        for (number, bad) in [foreign_key, cut].into_iter().enumerate() {
-            certificates.update(&documents(2 + number as u64, bad));
-            assert_eq!(certificates.keys().len(), 1);
-            assert_eq!(certificates.problems().count(), 1);
+        for number in 1..3 {
+            let bundle = bundle(&host);
+            certificates.update(&documents(number, bundle.clone()));
+            assert_eq!(certificates.fingerprints()[&host], bundle.fingerprint);
         }
-        let newer = bundle(&host);
-        certificates.update(&documents(9, newer.clone()));
-        assert_eq!(certificates.fingerprints()[&host], newer.fingerprint);
-        assert_eq!(certificates.problems().count(), 0);
         certificates.update(&BTreeMap::new());
         assert!(certificates.keys().is_empty());
     }

@@ -25,6 +25,11 @@ pub(crate) enum Progress {
     },
 }
 
+/// How many of a workload's last lines a report carries, and how much of each: reports are
+/// documents and have a document's limit.
+const REPORT_LINES: usize = 40;
+const REPORT_LINE_CHARS: usize = 400;
+
 /// What a site has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Actual {
@@ -151,7 +156,7 @@ fn part_state(key: &EpochKey, service: &ServiceName, part: &Part, actual: &Actua
     match actual.workloads.get(&plan.id()) {
         Some(WorkloadState::Ready) => EpochState::Warm,
         Some(WorkloadState::CrashLoop { reason, last_lines }) if !shown => {
-            failed(Some(service), reason.clone(), last_lines.clone())
+            failed(Some(service), reason.clone(), tail(last_lines))
         }
         Some(
             WorkloadState::CrashLoop { reason, last_lines }
@@ -159,7 +164,7 @@ fn part_state(key: &EpochKey, service: &ServiceName, part: &Part, actual: &Actua
         ) if shown => EpochState::Degraded {
             service: service.clone(),
             reason: reason.clone(),
-            last_lines: last_lines.clone(),
+            last_lines: tail(last_lines),
         },
         _ if shown => EpochState::Degraded {
             service: service.clone(),
@@ -168,6 +173,11 @@ fn part_state(key: &EpochKey, service: &ServiceName, part: &Part, actual: &Actua
         },
         _ => EpochState::Starting,
     }
+}
+
+fn tail(lines: &[String]) -> Vec<String> {
+    let skipped = lines.len().saturating_sub(REPORT_LINES);
+    lines.iter().skip(skipped).map(|it| it.chars().take(REPORT_LINE_CHARS).collect()).collect()
 }
 
 fn failure(progress: Option<&Progress>) -> Option<&str> {

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use selvedge_model::documents::{Installation, PinKeys};
+use selvedge_model::pin::PinAuthority;
 use selvedge_model::{
     Activation, AppName, Assignment, CertificateBundle, EnvironmentName, Generation, Host, SiteId,
     Topology, Zone, keys,
 };
+use selvedge_telemetry::logging::Chain;
 use serde::de::DeserializeOwned;
+
+use crate::certificates;
 
 /// An app in one of its environments.
 pub(crate) type AppKey = (AppName, EnvironmentName);
@@ -86,6 +90,8 @@ pub(crate) enum Refusal {
     Unreadable { key: String, generation: Generation, source: serde_json::Error },
     #[error("{key} holds the document of {other}, so the last good one stays")]
     Misplaced { key: String, other: String },
+    #[error("{key} of generation {generation} can't be used, so the last good one stays: {reason}")]
+    Unusable { key: String, generation: Generation, reason: String },
 }
 
 /// The last accepted documents of a site.
@@ -177,7 +183,11 @@ impl Documents {
         match name {
             Name::Installation => self.installation = Some(taken.read(|_| None)?),
             Name::Topology => self.topology = Some(taken.read(|_| None)?),
-            Name::PinKeys => self.pin_keys = Some(taken.read(|_| None)?),
+            Name::PinKeys => {
+                let document = taken.read(|_| None)?;
+                taken.check(PinAuthority::new(&document.value))?;
+                self.pin_keys = Some(document);
+            }
             Name::Assignment((app, environment)) => {
                 let document = taken.read(|it: &Assignment| {
                     Some(keys::assignment(&it.site, &it.app, &it.environment))
@@ -192,6 +202,7 @@ impl Documents {
             Name::Certificate(host) => {
                 let document = taken
                     .read(|it: &CertificateBundle| Some(keys::certificate(taken.site, &it.host)))?;
+                taken.check(certificates::check(&document.value))?;
                 self.certificates.insert(host.clone(), document);
             }
             Name::Zone(origin) => {
@@ -248,6 +259,21 @@ struct Taken<'a> {
 }
 
 impl Taken<'_> {
+    /// Refuses what whoever uses the document would refuse.
+    fn check<T, E: std::error::Error + 'static>(
+        &self,
+        checked: Result<T, E>,
+    ) -> Result<(), Refusal> {
+        match checked {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Refusal::Unusable {
+                key: self.key.to_owned(),
+                generation: self.generation,
+                reason: Chain(&error).to_string(),
+            }),
+        }
+    }
+
     /// Parses the document and checks that it is the one that its key promises; `own_key` is the
     /// key that the content asks for, where it says.
     fn read<T: DeserializeOwned>(

@@ -12,7 +12,10 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use selvedge_model::{Digest, Generation};
 
 /// First word of every file; the number is the format's version.
@@ -20,6 +23,10 @@ const FORMAT: &str = "selvedge-ledger/1";
 
 /// Larger files are no documents.
 const MAX_FILE: u64 = 4 << 20;
+
+/// How often, and with what pause, the lock is tried.
+const LOCK_ATTEMPTS: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A document read back.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,6 +49,8 @@ pub(crate) struct Ledger {
     directory: PathBuf,
     aside: PathBuf,
     temporary: Arc<AtomicU64>,
+    /// Held as long as the ledger is open: two agents would undo each other's work.
+    _lock: Arc<Flock<File>>,
 }
 
 /// What was found on disk.
@@ -57,12 +66,13 @@ impl Ledger {
     /// Opens or creates the ledger in `data` and reads all of it.
     pub(crate) fn open(data: &Path) -> io::Result<Opened> {
         let directory = data.join("ledger");
+        private_directory(&directory)?;
         let ledger = Self {
             aside: data.join("ledger-set-aside"),
             temporary: Arc::new(AtomicU64::new(0)),
             directory: directory.clone(),
+            _lock: Arc::new(lock(&data.join("ledger.lock"))?),
         };
-        private_directory(&directory)?;
         match fs::remove_dir_all(ledger.scratch()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => private_directory(&ledger.scratch())?,
@@ -161,6 +171,21 @@ impl Ledger {
     }
 }
 
+/// Takes the lock, or gives up after a moment: a killed agent's may outlive it shortly.
+fn lock(path: &Path) -> io::Result<Flock<File>> {
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    for _ in 0..LOCK_ATTEMPTS {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((unlocked, Errno::EWOULDBLOCK)) => file = unlocked,
+            Err((_, errno)) => return Err(errno.into()),
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Err(io::Error::other("another agent is running on this directory"))
+}
+
 fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
@@ -235,7 +260,9 @@ mod tests {
         opened.ledger.write(&record("zone/edge.test", 4, "{}")).unwrap();
         opened.ledger.remove("zone/edge.test").unwrap();
         opened.ledger.remove("zone/edge.test").unwrap();
+        drop(opened);
         let again = Ledger::open(data.path()).unwrap();
+        assert!(Ledger::open(data.path()).unwrap_err().to_string().contains("another agent"));
         assert_eq!(
             again.records,
             [record("assign/fra/shop/production", 3, "{}"), record("pin-keys", 2, "new\nline")]
@@ -252,6 +279,7 @@ mod tests {
         for (number, key) in ["a", "b", "c", "d", "e"].iter().enumerate() {
             opened.ledger.write(&record(key, number as u64, "{\"some\": \"document\"}")).unwrap();
         }
+        drop(opened);
         let file = |key: &str| data.path().join("ledger").join(key);
         let whole = fs::read(file("a")).unwrap();
         fs::write(file("a"), &whole[..whole.len() - 3]).unwrap();
@@ -263,6 +291,7 @@ mod tests {
         assert_eq!(again.problems.len(), 4);
         assert!(again.problems.iter().any(|it| it.contains("format selvedge-ledger/9")));
         assert_eq!(fs::read_dir(data.path().join("ledger-set-aside")).unwrap().count(), 4);
+        drop(again);
         assert_eq!(Ledger::open(data.path()).unwrap().problems.len(), 0);
     }
 

@@ -166,12 +166,9 @@ impl Reconciler {
         let installation = documents.installation.as_ref().map(|it| it.value.as_ref());
         let views = self.published.views.iter();
         let apps = views.map(|(app, it)| (Arc::clone(&it.view), forms(app)));
-        let (hosts, mut problems) = host_table(apps, installation);
-        let pins = documents.pin_keys.as_ref().and_then(|keys| {
-            PinAuthority::new(&keys.value)
-                .inspect_err(|error| problems.push(format!("pins are not set: {error}")))
-                .ok()
-        });
+        let (hosts, problems) = host_table(apps, installation);
+        let pins = documents.pin_keys.as_ref();
+        let pins = pins.and_then(|keys| PinAuthority::new(&keys.value).ok());
         let key = |view: &AppView| (view.app.clone(), view.environment.clone());
         let epochs = |view: &AppView| {
             view.epochs.iter().map(|(epoch, it)| (*epoch, Arc::as_ptr(it) as usize)).collect()
@@ -305,7 +302,6 @@ impl Reconciler {
             .iter()
             .chain(documents.refused.values())
             .chain(self.disk.values())
-            .chain(self.certificates.problems())
             .chain(&self.published.problems)
             .cloned()
             .chain(unknown)

@@ -1,6 +1,9 @@
 //! A site's life: releases come, go, and are there again after a restart.
 
-use selvedge_model::{EpochState, keys};
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+
+use selvedge_model::{CertificateBundle, Digest, EpochState, Host, Zone, keys};
 
 use crate::world::{World, epoch, fra, get, until};
 
@@ -56,6 +59,67 @@ async fn releases_come_and_go() {
     assert!(world.fabric.leases("site/").await.unwrap().is_empty(), "given back");
     let log = std::fs::read_to_string(world.directory.path().join("site/access.jsonl")).unwrap();
     assert!(log.contains(r#""release":""#), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_and_zones_are_taken_and_reported() {
+    let mut world = World::new().await;
+    let agent = world.agent().await;
+    let host = Host::new("shop.edge.test").unwrap();
+    let made = rcgen::generate_simple_self_signed(vec![host.to_string()]).unwrap();
+    let bundle = CertificateBundle {
+        host: host.clone(),
+        chain_pem: made.cert.pem(),
+        key_pem: made.signing_key.serialize_pem(),
+        fingerprint: Digest::of(made.cert.der()),
+        not_before_ms: 0,
+        not_after_ms: u64::MAX,
+    };
+    let key = keys::certificate(&fra(), &host);
+    world.put(&key, &bundle).await;
+    let origin = Host::new("edge.test").unwrap();
+    world.put(&keys::zone(&origin), &zone(&origin)).await;
+    until("a report", || async {
+        let report = world.site_report().await?;
+        let certificate = report.certificates.get(&host) == Some(&bundle.fingerprint);
+        (certificate && report.zones.contains_key(&origin)).then_some(())
+    })
+    .await;
+    let mode = std::fs::metadata(world.ledger(&key)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let broken = CertificateBundle { key_pem: "junk".into(), ..bundle.clone() };
+    world.put(&key, &broken).await;
+    let report = until("a problem", || async {
+        world.site_report().await.filter(|it| !it.problems.is_empty())
+    })
+    .await;
+    assert!(report.problems[0].contains("its key is no PEM"), "{report:?}");
+    assert_eq!(report.certificates[&host], bundle.fingerprint, "the last good one stays");
+    agent.stop().await;
+    world.disconnect().await;
+    let agent = world.agent().await;
+    let look = || async {
+        let state = get(agent.admin, "x", "/v1/state", None).await;
+        state.body.contains(&bundle.fingerprint.to_string()).then_some(())
+    };
+    until("the last good one after a restart", look).await;
+    agent.stop().await;
+}
+
+fn zone(origin: &Host) -> Zone {
+    Zone {
+        origin: origin.clone(),
+        serial: 1,
+        nameservers: BTreeMap::new(),
+        ttl_s: 20,
+        negative_ttl_s: 20,
+        answers: 2,
+        sites: BTreeMap::new(),
+        hosts: BTreeMap::new(),
+        locations: BTreeMap::new(),
+        rankings: vec![vec![]],
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
