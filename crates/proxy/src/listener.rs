@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::activity::{Activity, Verdict, Watched};
 use crate::floor::Floors;
+use crate::record;
 use crate::service;
 use crate::tls;
 use crate::trace::Ids;
@@ -186,8 +187,9 @@ impl Server {
             activity: Arc::clone(&activity),
         });
         let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity) });
+        let requester = Arc::clone(&client);
         let handler = service_fn(move |request: Request<Incoming>| {
-            let client = Arc::clone(&client);
+            let client = Arc::clone(&requester);
             async move { Ok::<_, Infallible>(service::handle(client, request).await) }
         });
         let mut connection = pin!(http.serve_connection(io, handler));
@@ -198,7 +200,7 @@ impl Server {
             tokio::select! {
                 result = connection.as_mut() => {
                     if let Err(error) = result {
-                        tracing::debug!(%peer, error = %Chain(&*error), "connection ended");
+                        ended(&client, &*error);
                     }
                     return;
                 }
@@ -223,6 +225,19 @@ impl Server {
                 () = self.abort.cancelled() => return,
             }
         }
+    }
+}
+
+/// A head that hyper could not read is a request too; everything else that ends a connection has
+/// ended its requests, and they have their own records.
+fn ended(client: &Client, error: &(dyn std::error::Error + 'static)) {
+    tracing::debug!(peer = %client.peer, error = %Chain(error), "connection ended");
+    if let Some(error) = error.downcast_ref::<hyper::Error>().filter(|error| error.is_parse()) {
+        let status = match error.is_parse_too_large() {
+            true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            false => StatusCode::BAD_REQUEST,
+        };
+        record::unreadable(client, status.as_u16());
     }
 }
 

@@ -29,28 +29,12 @@ impl Exchange {
     pub(crate) fn begin(client: &Client, head: &Parts, trace: &Trace) -> Self {
         let target = head.uri.path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
         let record = AccessRecord {
-            time: Timestamp::now(),
-            site: client.shared.snapshot.borrow().site.to_string(),
-            app: None,
-            environment: None,
-            service: None,
-            release: None,
-            epoch: None,
             request_id: trace.request_id.clone(),
             trace_id: trace.trace_id.clone(),
-            client: client.peer.to_string(),
             protocol: protocol(head.version).to_owned(),
-            scheme: client.scheme().to_owned(),
-            tls: client.tls.map(str::to_owned),
             method: head.method.to_string(),
-            host: String::new(),
             path: truncate(target).to_owned(),
-            status: 0,
-            bytes_sent: 0,
-            bytes_received: 0,
-            duration_ms: 0.0,
-            upstream_ms: None,
-            error: None,
+            ..of(client)
         };
         Self {
             record: Box::new(record),
@@ -107,6 +91,32 @@ impl Drop for Exchange {
         self.record.duration_ms = milliseconds(self.started);
         self.log.record(std::mem::take(&mut *self.record));
     }
+}
+
+/// What every record of a client's says.
+fn of(client: &Client) -> AccessRecord {
+    AccessRecord {
+        time: Timestamp::now(),
+        site: client.shared.snapshot.borrow().site.to_string(),
+        client: client.peer.to_string(),
+        scheme: client.scheme().to_owned(),
+        tls: client.tls.map(str::to_owned),
+        ..AccessRecord::default()
+    }
+}
+
+/// Records a request whose head could not be read; hyper has answered it with this status.
+pub(crate) fn unreadable(client: &Client, status: u16) {
+    client.shared.access.record(AccessRecord {
+        request_id: client.shared.ids.request_id(),
+        protocol: "HTTP/1.1".to_owned(),
+        status,
+        error: Some(AccessError {
+            source: ErrorSource::Client,
+            kind: "unreadable-head".to_owned(),
+        }),
+        ..of(client)
+    });
 }
 
 /// Milliseconds since `start`, to the microsecond.

@@ -33,6 +33,11 @@ impl Ids {
         mix(self.next.fetch_add(1, Ordering::Relaxed) ^ self.key)
     }
 
+    /// A new request id: 32 hexadecimal digits.
+    pub(crate) fn request_id(&self) -> String {
+        format!("{:032x}", self.next_wide())
+    }
+
     fn next_wide(&self) -> u128 {
         (u128::from(self.next()) << 64) | u128::from(self.next())
     }
@@ -60,7 +65,7 @@ impl Trace {
     /// Continues the request's trace where it has a valid one, and starts one otherwise. A trace
     /// that starts here is sampled, since the access record keeps its id.
     pub(crate) fn of(headers: &HeaderMap, ids: &Ids) -> Self {
-        let request_id = format!("{:032x}", ids.next_wide());
+        let request_id = ids.request_id();
         match incoming(headers) {
             Some((trace_id, flags)) => Self { request_id, trace_id, flags, continued: true },
             None => {
