@@ -122,7 +122,6 @@ impl Server {
 
     async fn accept(&self, listener: TcpListener, secure: bool) {
         loop {
-            let Ok(permit) = Arc::clone(&self.gate).acquire_owned().await else { return };
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -131,6 +130,8 @@ impl Server {
                     continue;
                 }
             };
+            // At the limit, the connection waits here and further ones in the kernel.
+            let Ok(permit) = Arc::clone(&self.gate).acquire_owned().await else { return };
             let server = self.clone();
             self.connections.spawn(async move {
                 server.connection(stream, peer, secure).await;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH};
 use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+};
 use hyper::body::Incoming;
 use selvedge_telemetry::Chain;
 use tokio::time::Instant;
@@ -43,6 +45,7 @@ pub(crate) async fn handle(
     let mut exchange = Exchange::begin(&client, &head, &trace);
     let accept = head.headers.get(ACCEPT).cloned();
     let is_head = head.method == Method::HEAD;
+    let one_at_a_time = head.version != Version::HTTP_2;
 
     let mut located = None;
     let answer = match check::check(&head, &client.shared.limits) {
@@ -62,6 +65,10 @@ pub(crate) async fn handle(
         }
     };
     name(&client, &trace, located.as_ref(), is_fault, &mut response);
+    if one_at_a_time && response.status() == StatusCode::BAD_REQUEST && is_fault {
+        // Who sends one request that can be read two ways is not read any further.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     exchange.record().status = response.status().as_u16();
     response.map(|payload| ResponseBody::new(payload, exchange))
 }

@@ -1,8 +1,18 @@
 //! The proxy over real sockets.
 
+#[cfg(test)]
 mod clients;
+#[cfg(test)]
 mod files;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
 mod pins;
+#[cfg(test)]
 mod serving;
+#[cfg(test)]
 mod site;
+#[cfg(test)]
 mod workloads;

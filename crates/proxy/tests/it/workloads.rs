@@ -88,7 +88,7 @@ fn workload(connect: Arc<dyn Connect>, limits: UpstreamLimits) -> (Arc<Upstream>
     (Arc::clone(&upstream), Target::Workload(upstream))
 }
 
-async fn read_head(stream: &mut DuplexStream) -> String {
+pub(crate) async fn read_head(stream: &mut DuplexStream) -> String {
     let mut head = String::new();
     while !head.contains("\r\n\r\n") {
         let mut chunk = [0; 1024];
