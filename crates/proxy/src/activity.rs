@@ -5,10 +5,11 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -19,6 +20,9 @@ use crate::Limits;
 #[derive(Debug)]
 pub(crate) struct Activity {
     start: Instant,
+    /// HTTP/2: bytes that arrive while no request is under way need not be a head, so that there
+    /// only the idle timeout bounds one.
+    multiplexed: AtomicBool,
     /// Requests under way, bodies included.
     busy: AtomicU32,
     /// Response bodies whose last chunk has not been asked past.
@@ -44,9 +48,10 @@ pub(crate) enum Verdict {
 }
 
 impl Activity {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(multiplexed: bool) -> Self {
         Self {
             start: Instant::now(),
+            multiplexed: AtomicBool::new(multiplexed),
             busy: AtomicU32::new(0),
             handed_out: AtomicU32::new(0),
             last_move: AtomicU64::new(1),
@@ -62,7 +67,10 @@ impl Activity {
     }
 
     /// A request's head is whole.
-    pub(crate) fn begin(self: &Arc<Self>) -> Busy {
+    pub(crate) fn begin(self: &Arc<Self>, version: Version) -> Busy {
+        if version == Version::HTTP_2 {
+            self.multiplexed.store(true, Ordering::Relaxed);
+        }
         self.busy.fetch_add(1, Ordering::Relaxed);
         self.head_began.store(0, Ordering::Relaxed);
         Busy { activity: Arc::clone(self), handed_out: false }
@@ -85,9 +93,8 @@ impl Activity {
         }
     }
 
-    /// Judges the connection. HTTP/2 multiplexes, so that bytes which arrive while no request is
-    /// under way need not be a head: there only the idle timeout bounds one.
-    pub(crate) fn judge(&self, limits: &Limits, multiplexed: bool) -> Verdict {
+    /// Judges the connection.
+    pub(crate) fn judge(&self, limits: &Limits) -> Verdict {
         let now = self.now();
         let mut next = limits.idle_timeout;
         let mut check = |since: u64, timeout: Duration| {
@@ -107,6 +114,7 @@ impl Activity {
         }
         if self.busy.load(Ordering::Relaxed) == 0 {
             let head_began = self.head_began.load(Ordering::Relaxed);
+            let multiplexed = self.multiplexed.load(Ordering::Relaxed);
             if !multiplexed && check(head_began, limits.header_timeout) {
                 return Verdict::SlowHead;
             }
@@ -238,47 +246,57 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_must_come_in_time() {
-        let activity = Arc::new(Activity::new());
-        assert_eq!(activity.judge(&limits(), false), Verdict::LookAgain(10 * SECOND));
+        let activity = Arc::new(Activity::new(false));
+        assert_eq!(activity.judge(&limits()), Verdict::LookAgain(10 * SECOND));
         tokio::time::advance(10 * SECOND).await;
-        assert_eq!(activity.judge(&limits(), false), Verdict::SlowHead);
-        assert_eq!(activity.judge(&limits(), true), Verdict::LookAgain(50 * SECOND));
-        drop(activity.begin());
-        assert_eq!(activity.judge(&limits(), false), Verdict::LookAgain(60 * SECOND));
+        assert_eq!(activity.judge(&limits()), Verdict::SlowHead);
+        drop(activity.begin(Version::HTTP_11));
+        assert_eq!(activity.judge(&limits()), Verdict::LookAgain(60 * SECOND));
         activity.read();
-        assert_eq!(activity.judge(&limits(), false), Verdict::LookAgain(10 * SECOND));
+        assert_eq!(activity.judge(&limits()), Verdict::LookAgain(10 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_between_http2_requests_are_no_head() {
+        for activity in [Activity::new(true), Activity::new(false)] {
+            let activity = Arc::new(activity);
+            drop(activity.begin(Version::HTTP_2));
+            activity.read();
+            tokio::time::advance(50 * SECOND).await;
+            assert_eq!(activity.judge(&limits()), Verdict::LookAgain(10 * SECOND));
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_connections_without_requests_are_idle() {
-        let activity = Arc::new(Activity::new());
-        let busy = activity.begin();
+        let activity = Arc::new(Activity::new(false));
+        let busy = activity.begin(Version::HTTP_11);
         tokio::time::advance(3600 * SECOND).await;
-        assert!(matches!(activity.judge(&limits(), false), Verdict::LookAgain(_)));
+        assert!(matches!(activity.judge(&limits()), Verdict::LookAgain(_)));
         drop(busy);
         tokio::time::advance(59 * SECOND).await;
-        assert_eq!(activity.judge(&limits(), false), Verdict::LookAgain(SECOND));
+        assert_eq!(activity.judge(&limits()), Verdict::LookAgain(SECOND));
         activity.wrote();
         tokio::time::advance(60 * SECOND).await;
-        assert_eq!(activity.judge(&limits(), false), Verdict::Idle);
+        assert_eq!(activity.judge(&limits()), Verdict::Idle);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_must_take_what_it_asked_for() {
-        let activity = Arc::new(Activity::new());
-        let mut busy = activity.begin();
+        let activity = Arc::new(Activity::new(false));
+        let mut busy = activity.begin(Version::HTTP_2);
         busy.handed();
         tokio::time::advance(29 * SECOND).await;
-        assert_eq!(activity.judge(&limits(), true), Verdict::LookAgain(SECOND));
+        assert_eq!(activity.judge(&limits()), Verdict::LookAgain(SECOND));
         busy.asked();
         tokio::time::advance(29 * SECOND).await;
-        assert!(matches!(activity.judge(&limits(), true), Verdict::LookAgain(_)));
+        assert!(matches!(activity.judge(&limits()), Verdict::LookAgain(_)));
         busy.handed();
         tokio::time::advance(30 * SECOND).await;
-        assert_eq!(activity.judge(&limits(), true), Verdict::NotReading);
+        assert_eq!(activity.judge(&limits()), Verdict::NotReading);
         drop(busy);
         activity.blocked();
         tokio::time::advance(30 * SECOND).await;
-        assert_eq!(activity.judge(&limits(), false), Verdict::NotReading);
+        assert_eq!(activity.judge(&limits()), Verdict::NotReading);
     }
 }

@@ -180,7 +180,7 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = &self.shared.limits;
-        let activity = Arc::new(Activity::new());
+        let activity = Arc::new(Activity::new(multiplexed));
         let client = Arc::new(Client {
             shared: Arc::clone(&self.shared),
             peer,
@@ -205,7 +205,7 @@ impl Server {
                     }
                     return;
                 }
-                () = look.as_mut() => match activity.judge(limits, multiplexed) {
+                () = look.as_mut() => match activity.judge(limits) {
                     Verdict::LookAgain(after) if !leaving => {
                         look.as_mut().reset(Instant::now() + after);
                     }

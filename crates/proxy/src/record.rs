@@ -41,7 +41,7 @@ impl Exchange {
             started: Instant::now(),
             received: Arc::default(),
             log: client.shared.access.clone(),
-            busy: client.activity.begin(),
+            busy: client.activity.begin(head.version),
             complete: false,
         }
     }
