@@ -4,8 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
-    CONNECTION, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -39,7 +39,7 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
             .flat_map(|line| line.split(','))
             .filter_map(|name| name.trim().parse().ok())
             // A message must not be able to have its host or framing removed.
-            .filter(|name| name != HOST && name != http::header::CONTENT_LENGTH)
+            .filter(|name| name != HOST && name != CONTENT_LENGTH)
             .collect();
         for name in nominated {
             headers.remove(name);
@@ -85,8 +85,21 @@ pub(crate) fn to_workload(
     headers.append(VIA, HeaderValue::from_static("1.1 selvedge"));
 }
 
-/// Makes a workload's headers those that the client sees.
+/// Makes a workload's headers those that the client sees. A length counts only when it is the one
+/// that the body was read by: a chunked body overrides it, and repeated ones say the same, as
+/// hyper has checked (RFC 9112, section 6.3).
 pub(crate) fn to_client(headers: &mut HeaderMap) {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let first = lengths.next().and_then(|length| length.to_str().ok());
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    } else if let Some(list) = first
+        && (lengths.next().is_some() || list.contains(','))
+    {
+        let length = list.split(',').next().and_then(|length| length.trim().parse::<u64>().ok());
+        headers.remove(CONTENT_LENGTH);
+        headers.extend(length.map(|length| (CONTENT_LENGTH, length.into())));
+    }
     remove_hop_by_hop(headers);
     headers.remove(PROXY_AUTHENTICATE);
 }
@@ -130,6 +143,25 @@ mod tests {
         assert!(!headers.contains_key("x-real-ip") && !headers.contains_key("proxy"));
         let headers = forwarded("[2001:db8::1]:5000", &[]);
         assert!(headers["forwarded"].to_str().unwrap().starts_with("for=\"[2001:db8::1]\";"));
+    }
+
+    #[test]
+    fn a_response_has_one_length_or_none() {
+        for (sent, expected) in [
+            (&[("content-length", "5")][..], Some("5")),
+            (&[("content-length", "5"), ("content-length", "5")], Some("5")),
+            (&[("content-length", "5, 5")], Some("5")),
+            (&[("content-length", "5"), ("transfer-encoding", "chunked")], None),
+            (&[], None),
+        ] {
+            let pair = |(name, value): &(&str, &str)| {
+                (HeaderName::try_from(*name).unwrap(), value.parse::<HeaderValue>().unwrap())
+            };
+            let mut headers: HeaderMap = sent.iter().map(pair).collect();
+            to_client(&mut headers);
+            let lengths: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
+            assert_eq!(lengths, expected.as_slice(), "{sent:?}");
+        }
     }
 
     #[test]

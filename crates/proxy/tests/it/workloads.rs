@@ -261,6 +261,29 @@ async fn a_body_that_breaks_off_breaks_the_answer() {
     }
 }
 
+#[tokio::test]
+async fn an_answer_framed_twice_is_framed_once() {
+    for head in [
+        "content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "content-length: 5\r\ncontent-length: 5\r\n\r\nhello",
+        "content-length: 5, 5\r\n\r\nhello",
+        "connection: close\r\n\r\nhello",
+    ] {
+        let connect = scripted(move |_, mut stream| async move {
+            read_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+        });
+        let (_, target) = workload(connect, UpstreamLimits::default());
+        let site = Site::start(app(Some(1), vec![(1, target)])).await;
+        for mut client in [Client::plain(&site).await, Client::plain_h2(&site).await] {
+            for _ in 0..2 {
+                assert_eq!(client.get("/").await.text(), "hello", "{head}");
+            }
+        }
+    }
+}
+
 /// The first answer on a connection is good; at the second request the workload hangs up.
 fn once_a_connection(posts: Arc<AtomicUsize>) -> Arc<Scripted> {
     scripted(move |_, mut stream| {
