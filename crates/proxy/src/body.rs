@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use crate::Limits;
 use crate::files::{Content, FileBody};
 use crate::record::Exchange;
 use crate::upstream::WorkloadBody;
@@ -55,7 +56,7 @@ pub(crate) enum RequestBodyError {
     /// More bytes than allowed.
     #[error("the request's body is too large")]
     TooLarge,
-    /// The client stopped sending.
+    /// The client stopped sending, or sends too slowly.
     #[error("the client stopped sending the request's body")]
     Stalled,
     /// The connection broke, or the framing is wrong.
@@ -110,22 +111,47 @@ pub(crate) struct StreamingBody {
     inner: Incoming,
     left: u64,
     stall: Stall,
+    pace: Pace,
     received: Arc<Received>,
 }
 
+/// How fast something comes, counting only the time that is spent waiting for it.
+#[derive(Debug)]
+struct Pace {
+    rate: u32,
+    grace: Duration,
+    waited: Duration,
+    since: Option<Instant>,
+}
+
+impl Pace {
+    fn waiting(&mut self) {
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Something came, `bytes` in all so far. False when that is too little.
+    fn came(&mut self, bytes: u64) -> bool {
+        if let Some(since) = self.since.take() {
+            self.waited += since.elapsed();
+        }
+        let counted = self.waited.saturating_sub(self.grace).as_secs();
+        bytes >= counted.saturating_mul(self.rate.into())
+    }
+}
+
 impl RequestBody {
-    pub(crate) fn new(
-        inner: Incoming,
-        max: u64,
-        stall: Duration,
-        received: &Arc<Received>,
-    ) -> Self {
+    pub(crate) fn new(inner: Incoming, limits: &Limits, received: &Arc<Received>) -> Self {
         if inner.is_end_stream() {
             return Self::Empty;
         }
-        let received = Arc::clone(received);
-        let stall = Stall::new(stall);
-        Self::Streaming(Box::new(StreamingBody { inner, left: max, stall, received }))
+        let grace = limits.client_stall_timeout;
+        Self::Streaming(Box::new(StreamingBody {
+            inner,
+            left: limits.max_body_bytes,
+            stall: Stall::new(grace),
+            pace: Pace { rate: limits.min_body_rate, grace, waited: Duration::ZERO, since: None },
+            received: Arc::clone(received),
+        }))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -138,6 +164,7 @@ impl StreamingBody {
         let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
+                self.pace.waiting();
                 ready!(self.stall.poll(cx));
                 return Poll::Ready(Some(Err(self.received.fail(RequestBodyError::Stalled))));
             }
@@ -158,7 +185,10 @@ impl StreamingBody {
             return Poll::Ready(Some(Err(self.received.fail(RequestBodyError::TooLarge))));
         };
         self.left = left;
-        self.received.bytes.fetch_add(len, Ordering::Relaxed);
+        let total = self.received.bytes.fetch_add(len, Ordering::Relaxed) + len;
+        if !self.pace.came(total) {
+            return Poll::Ready(Some(Err(self.received.fail(RequestBodyError::Stalled))));
+        }
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 }
@@ -287,6 +317,39 @@ impl Body for ResponseBody {
             Payload::Memory(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Payload::File(body) => SizeHint::with_exact(body.remaining()),
             Payload::Workload(body) => body.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_is_time_without_progress() {
+        let mut stall = Stall::new(10 * SECOND);
+        for _ in 0..3 {
+            assert!(futures_util::poll!(std::future::poll_fn(|cx| stall.poll(cx))).is_pending());
+            tokio::time::advance(9 * SECOND).await;
+            stall.progress();
+        }
+        let started = Instant::now();
+        std::future::poll_fn(|cx| stall.poll(cx)).await;
+        assert_eq!(started.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_must_come_at_a_pace() {
+        let mut pace = Pace { rate: 100, grace: 10 * SECOND, waited: Duration::ZERO, since: None };
+        // Time that is not spent waiting does not count.
+        tokio::time::advance(3600 * SECOND).await;
+        assert!(pace.came(1));
+        for (bytes, good) in [(2, true), (3, true), (900, true), (1900, true), (1901, false)] {
+            pace.waiting();
+            tokio::time::advance(if bytes < 10 { 5 } else { 9 } * SECOND).await;
+            assert_eq!(pace.came(bytes), good, "{bytes} after {:?}", pace.waited);
         }
     }
 }

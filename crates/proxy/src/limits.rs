@@ -24,6 +24,10 @@ pub struct Limits {
     pub max_body_bytes: u64,
     /// A client must send, or take, some of a body within this.
     pub client_stall_timeout: Duration,
+    /// Bytes a second that a request's body must bring on average, over the time that is spent
+    /// waiting for the client, once that exceeds `client_stall_timeout`. Against clients that send
+    /// a byte now and then to hold a workload; 0 puts up with them.
+    pub min_body_rate: u32,
     /// HTTP/2 streams of a connection at once.
     pub max_streams: u32,
     /// HTTP/2 streams that a client may reset before their request was looked at (the "rapid
@@ -45,6 +49,7 @@ impl Default for Limits {
             max_uri_bytes: 8 << 10,
             max_body_bytes: 100 << 20,
             client_stall_timeout: Duration::from_secs(30),
+            min_body_rate: 500,
             max_streams: 128,
             max_pending_resets: 20,
             drain_timeout: Duration::from_secs(10),

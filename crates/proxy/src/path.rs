@@ -86,6 +86,18 @@ mod tests {
         assert!(matches!(normalise("/a/b.c/d..e/.well-known/x"), Ok(Cow::Borrowed(_))));
     }
 
+    proptest::proptest! {
+        /// Whatever is let through leads below the root, however it is written.
+        #[test]
+        fn nothing_leads_out(raw in "/([./\\\\]|%2[eEfF5]|%5[cC]|%00|%|[a-z]|é){0,12}") {
+            if let Ok(path) = normalise(&raw) {
+                let again = path.replace("%2F", "/");
+                assert!(again.split(['/', '\\']).all(|piece| piece != "." && piece != ".."));
+                assert!(path.starts_with('/') && !path.contains(['\\', '\0']));
+            }
+        }
+    }
+
     #[test]
     fn decodes() {
         for (raw, path) in [

@@ -143,8 +143,7 @@ impl Asked<'_> {
         self.trace.propagate(&mut headers, &client.shared.ids);
 
         let received = Arc::clone(exchange.received());
-        let stall = limits.client_stall_timeout;
-        let body = RequestBody::new(self.body, limits.max_body_bytes, stall, &received);
+        let body = RequestBody::new(self.body, limits, &received);
         let mut request = Request::new(body);
         *request.method_mut() = self.head.method;
         *request.uri_mut() =
