@@ -61,7 +61,7 @@ impl ProgressLog {
     }
 
     pub(super) fn follow(self: &Arc<Self>) -> Progress {
-        Progress { length: self.length.subscribe(), log: Arc::clone(self), next: 0 }
+        Progress { length: self.length.subscribe(), log: Arc::clone(self), next: Some(0) }
     }
 
     fn at(&self, index: usize) -> Option<PushEvent> {
@@ -73,28 +73,24 @@ impl ProgressLog {
 pub struct Progress {
     log: Arc<ProgressLog>,
     length: watch::Receiver<usize>,
-    next: usize,
+    /// `None` after the end.
+    next: Option<usize>,
 }
 
 impl Progress {
     /// Waits for the next event; `None` after the last. Cancel safe.
     pub async fn next(&mut self) -> Option<PushEvent> {
-        let wanted = self.next;
+        let wanted = self.next?;
         self.length.wait_for(|length| *length > wanted).await.ok()?;
         let event = self.log.at(wanted)?;
-        // Nothing comes after the end, and then the wait above would never end.
-        self.next =
-            if matches!(event, PushEvent::Done { .. }) { usize::MAX - 1 } else { wanted + 1 };
+        self.next = (!matches!(event, PushEvent::Done { .. })).then_some(wanted + 1);
         Some(event)
     }
 
     /// The events as a stream.
     pub fn into_stream(self) -> impl Stream<Item = PushEvent> + Send + 'static {
-        futures_util::stream::unfold(Some(self), |progress| async {
-            let mut progress = progress?;
-            let event = progress.next().await?;
-            let rest = (!matches!(event, PushEvent::Done { .. })).then_some(progress);
-            Some((event, rest))
+        futures_util::stream::unfold(self, |mut progress| async {
+            Some((progress.next().await?, progress))
         })
     }
 }
@@ -238,6 +234,7 @@ mod tests {
         log.add(PushEvent::Done { push });
         assert!(matches!(early.next().await, Some(PushEvent::Line { .. })));
         assert!(matches!(early.next().await, Some(PushEvent::Done { .. })));
+        assert_eq!(early.next().await, None);
         use futures_util::StreamExt as _;
         assert_eq!(log.follow().into_stream().collect::<Vec<_>>().await.len(), 3);
     }

@@ -2,4 +2,4 @@
 
 // `cfg(test)` is always true here; it tells clippy that helper functions are tests as well.
 #[cfg(test)]
-mod api;
+mod push;

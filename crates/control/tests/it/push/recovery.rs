@@ -1,0 +1,114 @@
+//! Queues, pushers who hang up, and controls that are killed.
+
+use selvedge_fabric::{Expect, Typed};
+use selvedge_model::documents::PushState;
+use selvedge_model::{Assignment, Stage, keys};
+
+use super::sites::{SLOW_START, SLOW_SWITCH};
+use super::world::{World, repository};
+
+fn in_stage(stage: Stage) -> impl Fn(&selvedge_model::Push) -> bool {
+    move |push| push.stages.last().is_some_and(|record| record.stage == stage)
+}
+
+fn ended(push: &selvedge_model::Push) -> bool {
+    !matches!(push.state, PushState::Queued | PushState::Preparing | PushState::Committing)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pusher_who_hangs_up_does_not_cancel_and_who_waited_in_vain_is_told() {
+    let world = World::start().await;
+    let user = world.user("shop").await;
+    let other = world.user("other").await;
+    user.push_ok().await;
+    user.git(&["clone", "--quiet", &world.remote("shop"), "copy"]).await;
+    let copy = super::world::User { path: user.path.join("copy") };
+
+    world.sites.held.send_replace(true);
+    user.change("two", SLOW_START).await;
+    let mut push = user.command(&["push", "origin", "main"]).spawn().unwrap();
+    world.until("shop", 2, in_stage(Stage::Warm)).await;
+    push.kill().await.unwrap();
+
+    // Another repository is not held up by this one.
+    other.push_ok().await;
+
+    copy.change("three", "three").await;
+    let waiting = copy.push();
+    let release = async {
+        world.until("shop", 3, |_| true).await;
+        world.sites.held.send_replace(false);
+    };
+    let (said, ()) = tokio::join!(waiting, release);
+    assert!(!said.ok, "{}", said.text);
+    said.has(&["waiting for another push", "main has moved to", "git pull --rebase"]);
+    assert_eq!(world.push("shop", 2).await.state, PushState::Live);
+    assert_eq!(user.remote_main().await, Some(user.head().await));
+    copy.git(&["pull", "--quiet", "--rebase", "-X", "theirs", "origin", "main"]).await;
+    copy.push_ok().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_being_prepared_at_a_crash_is_undone() {
+    let mut world = World::start().await;
+    let user = world.user("shop").await;
+    user.push_ok().await;
+    let before = world.wanted().await;
+    let main = user.remote_main().await;
+    world.sites.held.send_replace(true);
+    user.change("two", SLOW_START).await;
+    let push = user.push();
+    tokio::pin!(push);
+    tokio::select! {
+        said = &mut push => panic!("the push has ended by itself: {said:?}"),
+        _ = world.written::<Assignment>(keys::ASSIGNMENTS, |it| it.entries.len() == 2) => {}
+    }
+    assert_ne!(world.wanted().await, before);
+    world.crash().await;
+    world.restart().await;
+    let push = world.until("shop", 2, ended).await;
+    assert!(matches!(&push.state, PushState::Refused(why) if why.reason.contains("restarted")));
+    assert_eq!(world.wanted().await, before);
+    user.git(&["remote", "set-url", "origin", &world.remote("shop")]).await;
+    assert_eq!(user.remote_main().await, main);
+    world.sites.held.send_replace(false);
+    user.push_ok().await;
+    assert_eq!(user.remote_main().await, Some(user.head().await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_committed_at_a_crash_is_completed() {
+    let mut world = World::start().await;
+    let user = world.user("shop").await;
+    user.push_ok().await;
+    world.sites.held.send_replace(true);
+    user.change("two", SLOW_SWITCH).await;
+    let pushed = user.push();
+    tokio::pin!(pushed);
+    tokio::select! {
+        said = &mut pushed => panic!("the push has ended by itself: {said:?}"),
+        _ = world.until("shop", 2, in_stage(Stage::Verify)) => {}
+    }
+    world.crash().await;
+    // As if it had been killed before the ref moved: the record is all there is.
+    let activation = keys::activation(
+        &super::world::app("shop"),
+        &selvedge_model::EnvironmentName::production(),
+    );
+    let mut push = world.push("shop", 2).await;
+    push.stages.retain(|record| record.stage < Stage::Activate);
+    let key = keys::push(&repository("shop"), 2);
+    Typed(&*world.fabric).put(&key, &push, Expect::Any).await.unwrap();
+    world.fabric.delete(&activation, Expect::Any).await.unwrap();
+    world.sites.held.send_replace(false);
+    world.restart().await;
+    let push = world.until("shop", 2, ended).await;
+    assert_eq!(push.state, PushState::Live);
+    let record = world.record("shop").await.unwrap();
+    assert_eq!(record.history[0].push, 2);
+    assert_eq!(world.activation("shop").await.unwrap().newest(), Some(record.history[0].epoch));
+    user.git(&["remote", "set-url", "origin", &world.remote("shop")]).await;
+    assert_eq!(user.remote_main().await, Some(user.head().await));
+    user.change("three", "three").await;
+    user.push_ok().await;
+}
