@@ -96,7 +96,9 @@ impl Activity {
     /// Judges the connection.
     pub(crate) fn judge(&self, limits: &Limits) -> Verdict {
         let now = self.now();
-        let mut next = limits.idle_timeout;
+        // Looking this often catches what begins meanwhile in at most twice its time.
+        let mut next =
+            limits.idle_timeout.min(limits.header_timeout).min(limits.client_stall_timeout);
         let mut check = |since: u64, timeout: Duration| {
             let passed = Duration::from_millis(now.saturating_sub(since));
             if since != 0 {
@@ -251,9 +253,14 @@ mod tests {
         tokio::time::advance(10 * SECOND).await;
         assert_eq!(activity.judge(&limits()), Verdict::SlowHead);
         drop(activity.begin(Version::HTTP_11));
-        assert_eq!(activity.judge(&limits()), Verdict::LookAgain(60 * SECOND));
-        activity.read();
         assert_eq!(activity.judge(&limits()), Verdict::LookAgain(10 * SECOND));
+        tokio::time::advance(10 * SECOND).await;
+        assert_eq!(activity.judge(&limits()), Verdict::LookAgain(10 * SECOND));
+        activity.read();
+        tokio::time::advance(9 * SECOND).await;
+        assert_eq!(activity.judge(&limits()), Verdict::LookAgain(SECOND));
+        tokio::time::advance(SECOND).await;
+        assert_eq!(activity.judge(&limits()), Verdict::SlowHead);
     }
 
     #[tokio::test(start_paused = true)]

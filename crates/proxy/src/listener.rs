@@ -206,7 +206,7 @@ impl Server {
                     return;
                 }
                 () = look.as_mut() => match activity.judge(limits) {
-                    Verdict::LookAgain(after) if !leaving => {
+                    Verdict::LookAgain(after) => {
                         look.as_mut().reset(Instant::now() + after);
                     }
                     Verdict::Idle if !leaving => {

@@ -185,6 +185,10 @@ async fn a_workload_sees_the_request_and_nothing_of_ours() {
         assert_ne!(answer.header("selvedge-release"), "forged");
         site.record().await;
         let record = site.record().await;
+        let head = client.send(Method::HEAD, "/", &[], "").await;
+        assert_eq!((head.status, head.text()), (StatusCode::OK, ""));
+        assert!(head.header("content-length").parse::<u64>().unwrap() > 100);
+        site.record().await;
         assert_eq!((record.bytes_received, record.bytes_sent), (5, answer.body.len() as u64));
         assert_eq!(record.trace_id, "0af7651916cd43dd8448eb211c80319c");
         assert!(record.upstream_ms.is_some() && record.error.is_none());
