@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::{FileEntry, Found, StaticSite};
 
 /// Files up to this many bytes are kept in memory.
-const SMALL: u64 = 64 << 10;
+const SMALL: u64 = 256 << 10;
 /// All files of a site kept in memory, in bytes.
 const MEMORY: u64 = 16 << 20;
 /// More files than this are refused.

@@ -13,7 +13,7 @@ use crate::site::{HOST, Site, app, write};
 
 /// Too large to be kept in memory, and longer than a chunk.
 fn big() -> String {
-    (0..40_000).map(|number| format!("{number:07} ")).collect()
+    (0..50_000).map(|number| format!("{number:07} ")).collect()
 }
 
 fn artifact() -> TempDir {
