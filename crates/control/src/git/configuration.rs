@@ -14,7 +14,8 @@ use super::command::{GitError, private_directory};
 /// old but honest histories have are let pass.
 const SETTINGS: &str = r#"# Written by Selvedge at every start.
 [core]
-	fsync = all
+	fsync = committed,loose-object,reference
+	fsyncMethod = batch
 	protectHFS = true
 	protectNTFS = true
 [gc]

@@ -26,7 +26,7 @@ const KEPT_RELEASES: usize = 5;
 /// Entries of an app's history that are kept.
 const KEPT_ENTRIES: usize = 25;
 /// The pause before a failing step is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// Takes the push over the commit point and to its end. What fails on control's side is tried
 /// again until it succeeds: there is no way back from here but a restore.

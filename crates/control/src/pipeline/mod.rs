@@ -227,14 +227,15 @@ impl Pipeline {
     }
 
     /// Completes or undoes what an earlier life left, and takes pushes until `token` is cancelled.
-    /// What is under way then is left as after a crash.
+    /// What is under way then is left as after a crash. Ending before is a defect, and a restart
+    /// mends what it has left.
     pub async fn run(self, token: CancellationToken) {
+        let queue = queue::run(self.shared, self.submissions, token);
         let hooks = listener::run(self.hooks, self.handle);
-        let queue = queue::run(self.shared, self.submissions, token.clone());
+        tokio::pin!(queue);
         tokio::select! {
-            () = hooks => {}
-            () = queue => {}
-            () = token.cancelled() => {}
+            () = &mut queue => {}
+            () = hooks => queue.await,
         }
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use selvedge_api::PushEvent;
 use selvedge_model::{Push, PushState, RepositoryName, keys};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::progress::ProgressLog;
 use super::run::Run;
@@ -39,24 +39,37 @@ struct Queue {
 }
 
 /// Takes submissions until `token` is cancelled; the workers are dropped with it, wherever they are.
+/// It also ends when a worker has failed: what that has left is for the next start to recover.
 pub(super) async fn run(
     shared: Arc<Shared>,
     mut submissions: mpsc::Receiver<Submission>,
     token: CancellationToken,
 ) {
-    let mut queues = Queues { shared, queues: HashMap::new(), tasks: TaskTracker::new(), token };
-    queues.take_up().await;
-    while let Some(submission) = submissions.recv().await {
-        let taken = queues.accept(&submission).await;
-        let _ = submission.reply.send(taken);
-    }
+    let mut queues = Queues { shared, queues: HashMap::new(), workers: JoinSet::new() };
+    let work = async {
+        queues.take_up().await;
+        loop {
+            tokio::select! {
+                Some(ended) = queues.workers.join_next() => {
+                    tracing::error!(?ended, "a repository's worker has failed");
+                    return;
+                }
+                submission = submissions.recv() => {
+                    let Some(submission) = submission else { return };
+                    let taken = queues.accept(&submission).await;
+                    let _ = submission.reply.send(taken);
+                }
+            }
+        }
+    };
+    token.run_until_cancelled(work).await;
+    queues.workers.shutdown().await;
 }
 
 struct Queues {
     shared: Arc<Shared>,
     queues: HashMap<RepositoryName, Queue>,
-    tasks: TaskTracker,
-    token: CancellationToken,
+    workers: JoinSet<()>,
 }
 
 impl Queues {
@@ -98,8 +111,7 @@ impl Queues {
                     pushes: Arc::clone(&pushes),
                     jobs: jobs.downgrade(),
                 };
-                let work = self.token.clone().run_until_cancelled_owned(worker.run(receiver));
-                self.tasks.spawn(work);
+                self.workers.spawn(worker.run(receiver));
                 entry.insert(Queue { jobs, pushes })
             }
         }

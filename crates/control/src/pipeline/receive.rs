@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use selvedge_model::documents::{AppRecord, PushApp};
+use selvedge_model::documents::{AppRecord, PushApp, PushCause};
 use selvedge_model::manifest::{self, Diagnostic};
 use selvedge_model::{
     Activation, App, AppName, EnvironmentName, Epoch, Release, ReleaseId, Stage, keys,
@@ -54,8 +54,12 @@ impl Run {
         if main != old {
             let place =
                 main.map_or_else(|| "away".to_owned(), |main| format!("to {}", main.short()));
+            let remedy = match self.push.cause {
+                PushCause::Push => "run git pull --rebase and push again",
+                _ => "see what is live now and try again",
+            };
             return Err(Refusal::new(format!(
-                "main has moved {place} while your push waited; run git pull --rebase and push again"
+                "main has moved {place} while this push waited; {remedy}"
             )));
         }
         if let Some(old) = &old

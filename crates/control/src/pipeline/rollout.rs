@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use selvedge_api::{PushEvent, SiteProgress};
 use selvedge_fabric::{Change, FabricError, Lease, Watch};
@@ -140,6 +141,9 @@ impl Sightings {
             },
             () = tokio::time::sleep(limit) => {}
         }
+        while let Some(Some(change)) = self.watch.next().now_or_never() {
+            self.take(change);
+        }
     }
 }
 
@@ -248,9 +252,9 @@ impl Run {
             let leased = sightings.leased();
             let now = now_ms();
             let mut all_done = true;
-            let mut settled = now >= shared.settled_ms;
+            let settled = now >= shared.settled_ms
+                || rollouts.iter().all(|rollout| rollout.sites.is_subset(&leased));
             for rollout in rollouts.iter_mut() {
-                settled |= rollout.sites.is_subset(&leased);
                 let app = rollout.app().clone();
                 let (plan, report) = rollout::plan(&rollout::Input {
                     app: &app,
@@ -272,7 +276,7 @@ impl Run {
                 }
                 all_done &= (phase.done)(&plan.verdict);
             }
-            if all_done && (settled || rollouts.is_empty()) {
+            if all_done && settled {
                 return Ok(leased);
             }
             sightings.changed(self.patience(phase, now)).await;

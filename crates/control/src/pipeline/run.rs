@@ -146,9 +146,9 @@ impl Run {
             record.duration_ms = Some(now_ms().saturating_sub(record.started_ms));
             record.note = Some("failed".to_owned());
         }
-        if let Err(error) = restore::undo(self).await {
-            // The record stays as it is, so that the next start tries again.
+        while let Err(error) = restore::undo(self).await {
             tracing::error!(reason = %error.reason, "a refused push could not be undone yet");
+            tokio::time::sleep(commit::RETRY).await;
         }
         let Refusal { reason, last_lines } = refusal;
         self.push.state = PushState::Refused(PushFailure { stage, reason, last_lines });

@@ -112,3 +112,47 @@ async fn what_was_committed_at_a_crash_is_completed() {
     user.change("three", "three").await;
     user.push_ok().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_any_stage_it_completes_or_undoes() {
+    let mut world = World::start().await;
+    let user = world.user("shop").await;
+    user.push_ok().await;
+    for (number, stage) in (2..).zip(Stage::ALL) {
+        let before = world.wanted().await;
+        let main = user.remote_main().await;
+        user.change(&format!("content {number}"), "change").await;
+        let pushed = user.push();
+        let killed = async {
+            world.until("shop", number, in_stage(stage)).await;
+        };
+        tokio::pin!(pushed);
+        tokio::select! {
+            _ = &mut pushed => {}
+            () = killed => {}
+        }
+        world.crash().await;
+        world.restart().await;
+        let push = world.until("shop", number, ended).await;
+        user.git(&["remote", "set-url", "origin", &world.remote("shop")]).await;
+        match push.state {
+            PushState::Live => {
+                let record = world.record("shop").await.unwrap();
+                let live = world.activation("shop").await.unwrap().newest().unwrap();
+                assert_eq!((record.history[0].push, record.history[0].epoch), (number, live));
+                assert_eq!(user.remote_main().await, Some(user.head().await), "{stage}");
+                let (assignments, _, _) = world.wanted().await;
+                let only = |it: &Assignment| it.entries.len() == 1 && it.entries[0].epoch == live;
+                assert!(assignments.iter().all(only), "{stage}: {assignments:?}");
+            }
+            PushState::Refused(_) => {
+                assert_eq!(world.wanted().await, before, "{stage}");
+                assert_eq!(user.remote_main().await, main, "{stage}");
+                user.git(&["reset", "--quiet", "--hard", "HEAD~1"]).await;
+            }
+            other => panic!("{stage}: {other:?}"),
+        }
+    }
+    user.change("the end", "the end").await;
+    user.push_ok().await;
+}

@@ -16,7 +16,8 @@ async fn nothing_changes_when_a_push_is_refused() {
     let main = user.remote_main().await;
     let log = "echo first; echo the cause; exit 3";
     let escape = format!("ls {}", world.data("repositories").display());
-    let cases: [(&str, String, Stage, &[&str]); 6] = [
+    let link = "rm -r public; ln -s /etc public";
+    let cases: [(&str, String, Stage, &[&str]); 7] = [
         ("x", manifest("shop", "color = 1"), Stage::Validate, &["selvedge.toml:3:1", "color"]),
         (
             "x",
@@ -31,6 +32,12 @@ async fn nothing_changes_when_a_push_is_refused() {
             &["| the cause", "failed with exit code 3"],
         ),
         ("x", manifest("shop", &format!("build = \"{escape}\"")), Stage::Build, &["No such file"]),
+        (
+            "x",
+            manifest("shop", &format!("build = \"{link}\"")),
+            Stage::Publish,
+            &["leads out of the app"],
+        ),
         ("x", manifest("shop", "") + "[placement]\nmin_sites = 9\n", Stage::Plan, &["9"]),
         (
             CRASHES,

@@ -22,6 +22,13 @@ async fn a_push_goes_live_at_every_site() {
     assert!(push.stages.iter().all(|it| it.duration_ms.is_some()), "{:?}", push.stages);
     let first = world.activation("shop").await.unwrap().newest().unwrap();
 
+    // Large enough for git to send it in chunks, of unknown length beforehand.
+    let mut state = 1_u32;
+    let noise = (0..3_000_000).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from(b'!' + (state >> 24) as u8 % 90)
+    });
+    user.write("public/large.txt", &noise.collect::<String>());
     user.change("two", "two").await;
     user.push_ok().await;
     let second = world.activation("shop").await.unwrap().newest().unwrap();
