@@ -1,0 +1,252 @@
+//! The command line's form.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use selvedge_model::{AppName, Host, SiteId};
+
+/// One edge out of machines at any provider.
+#[derive(Debug, Parser)]
+#[command(name = "selvedge", version, about, disable_help_subcommand = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Print one JSON object instead of text for people.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// How to find control. In this order: these flags or their variables, the repository's git remote
+/// `selvedge`, a box that runs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Finding control")]
+pub(crate) struct Connection {
+    /// URL of the control API.
+    #[arg(long, global = true, env = "SELVEDGE_CONTROL", value_name = "URL")]
+    pub(crate) control_url: Option<String>,
+    /// A file that holds the operator's token.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// A file with the certificate authority to trust, PEM.
+    #[arg(long, global = true, env = "SELVEDGE_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a planet in a box: control and eight sites on this machine's loopback.
+    Dev(Dev),
+    /// Start a box, bring the example apps live and show how the world sees them.
+    Demo(Demo),
+    /// Check selvedge.toml and what it asks for, without contacting anything.
+    Check(Check),
+    /// Push HEAD of this repository and wait until it is live everywhere.
+    Deploy(Deploy),
+    /// Show what is live, where, and what is wrong.
+    Status(AppChoice),
+    /// List an app's releases, with the time of each stage of their pushes.
+    Releases(AppChoice),
+    /// Make an earlier release live again, as a commit; nothing is rebuilt.
+    Rollback(Rollback),
+    /// Explain where an app runs: which sites, why these, the runner-up, what binds.
+    Why(AppChoice),
+    /// List the sites.
+    Sites,
+    /// Fetch a URL as a client in a city would: resolved and routed from there.
+    Curl(Curl),
+    /// Run a control process.
+    Control(Control),
+    /// Run the agent of one site.
+    Agent(Agent),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Where the box keeps everything [default: a directory of its own under ~/.local/share].
+    #[arg(long, env = "SELVEDGE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// How many sites.
+    #[arg(long, default_value_t = selvedge_model::geo::DEFAULT_SITES, value_name = "N")]
+    pub(crate) sites: usize,
+    /// Port of plain HTTP at every site.
+    #[arg(long, default_value_t = 8080, value_name = "PORT")]
+    pub(crate) http: u16,
+    /// Port of HTTPS at every site.
+    #[arg(long, default_value_t = 8443, value_name = "PORT")]
+    pub(crate) https: u16,
+    /// Port of DNS at every site.
+    #[arg(long, default_value_t = 5300, value_name = "PORT")]
+    pub(crate) dns: u16,
+    /// Port of the control API.
+    #[arg(long, default_value_t = 7070, value_name = "PORT")]
+    pub(crate) control: u16,
+    /// How long after its death a process is started again: `1s`, `500ms`, or `never`.
+    #[arg(long, default_value = "1s", value_parser = restart_after, value_name = "DURATION")]
+    pub(crate) restart_after: RestartAfter,
+    /// Forget everything that an earlier box left in the directory.
+    #[arg(long)]
+    pub(crate) reset: bool,
+    /// Where apps that name no host are served, as APP.ZONE.
+    #[arg(long, default_value = "edge.test")]
+    pub(crate) zone: Host,
+    /// Run builds and workloads without a sandbox if this machine can't make one.
+    #[arg(long)]
+    pub(crate) unsafe_builds: bool,
+}
+
+/// `--restart-after`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RestartAfter(pub(crate) Option<Duration>);
+
+fn restart_after(text: &str) -> Result<RestartAfter, String> {
+    if text == "never" {
+        return Ok(RestartAfter(None));
+    }
+    let (number, ms) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(number), _) => (number, 1),
+        (None, Some(number)) => (number, 1_000),
+        (None, None) => (text, 1_000),
+    };
+    let number: u32 = number.parse().map_err(|_| "write `1s`, `500ms` or `never`".to_owned())?;
+    Ok(RestartAfter(Some(Duration::from_millis(u64::from(number) * ms))))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    #[command(flatten)]
+    pub(crate) dev: Dev,
+    /// End after the demo instead of staying up.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// The directory with the example apps.
+    #[arg(long, default_value = "examples", value_name = "DIR")]
+    pub(crate) examples: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// A repository or an app's directory.
+    #[arg(default_value = ".")]
+    pub(crate) path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The repository's name at control [default: the git remote's, else the app's name].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) repository: Option<selvedge_model::RepositoryName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AppChoice {
+    /// The app [default: the one whose selvedge.toml is in this directory].
+    pub(crate) app: Option<AppName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The release, or the first digits of it [default: the one that was live before].
+    pub(crate) release: Option<String>,
+    /// The app [default: the one whose selvedge.toml is in this directory].
+    #[arg(long)]
+    pub(crate) app: Option<AppName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Curl {
+    /// The URL, such as https://shop.edge.test/.
+    pub(crate) url: String,
+    /// The city to be in.
+    #[arg(long, value_name = "CITY")]
+    pub(crate) from: Option<String>,
+    /// Show the response's headers too.
+    #[arg(short, long)]
+    pub(crate) include: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Control {
+    /// Where control keeps everything.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Where the API and git are served; loopback only.
+    #[arg(long, default_value = "127.0.0.1:7070")]
+    pub(crate) listen: SocketAddr,
+    /// Where apps that name no host are served, as APP.ZONE.
+    #[arg(long, default_value = "edge.test")]
+    pub(crate) zone: Host,
+    /// A JSON file with the installation's sites.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) topology: PathBuf,
+    /// Serve apps at APP.localhost too.
+    #[arg(long, hide = true)]
+    pub(crate) in_a_box: bool,
+    /// Run builds without a sandbox if this machine can't make one.
+    #[arg(long)]
+    pub(crate) unsafe_builds: bool,
+    #[arg(long, hide = true, value_name = "PID")]
+    pub(crate) with_parent: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Agent {
+    /// The site that this agent is of.
+    #[arg(long)]
+    pub(crate) site: SiteId,
+    /// Where the agent keeps its ledger and its access log.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Where the machine's agents share unpacked artifacts [default: DATA/artifacts].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) artifacts: Option<PathBuf>,
+    /// The fabric's socket: `fabric.sock` in control's data directory.
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) fabric: PathBuf,
+    /// Where plain HTTP is served.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub(crate) http: SocketAddr,
+    /// Where HTTPS is served.
+    #[arg(long, default_value = "127.0.0.1:8443")]
+    pub(crate) https: SocketAddr,
+    /// Where DNS is served.
+    #[arg(long, default_value = "127.0.0.1:5300")]
+    pub(crate) dns: SocketAddr,
+    /// Where the agent's own endpoint for machines is served [default: a free port of loopback].
+    #[arg(long)]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Directories that no workload may see.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) hide: Vec<PathBuf>,
+    /// Say more in error pages: for a developer's own machine.
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Run workloads without a sandbox if this machine can't make one.
+    #[arg(long)]
+    pub(crate) unsafe_builds: bool,
+    #[arg(long, hide = true, value_name = "PID")]
+    pub(crate) with_parent: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_form_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn restart_after_forms() {
+        assert_eq!(restart_after("never"), Ok(RestartAfter(None)));
+        assert_eq!(restart_after("500ms"), Ok(RestartAfter(Some(Duration::from_millis(500)))));
+        assert_eq!(restart_after("2s"), Ok(RestartAfter(Some(Duration::from_secs(2)))));
+        assert!(restart_after("soon").is_err());
+    }
+}

@@ -1,0 +1,116 @@
+//! The verbs `control` and `agent`: one process each, run alone or by the supervisor.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use selvedge_api::{AgentInfo, ControlInfo, SCHEMA, Token};
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::{Code, OrFail as _, Outcome};
+use crate::terminal::Terminal;
+use crate::{cli, contract, signals};
+
+/// Runs a control process until it is asked to end.
+pub(crate) async fn control(options: cli::Control, terminal: Terminal) -> Outcome {
+    if let Some(parent) = options.with_parent {
+        signals::die_with_parent(parent)?;
+    }
+    selvedge_telemetry::logging::init("control", None);
+    contract::private_directory(&options.data)?;
+    let topology = read_topology(&options.topology)?;
+    let config = selvedge_control::Config {
+        data: std::path::absolute(&options.data)?,
+        listen: options.listen,
+        zone: options.zone.clone(),
+        topology,
+        in_a_box: options.in_a_box,
+        executable: std::env::current_exe()?,
+        unsafe_builds: options.unsafe_builds,
+    };
+    let control = selvedge_control::Control::start(config).await.or_fail(
+        Code::Failed,
+        "control can't start",
+        "see the cause above; the data directory is left as it was",
+    )?;
+    let url = format!("http://{}", control.address());
+    let info = ControlInfo {
+        schema: SCHEMA,
+        pid: std::process::id(),
+        git: format!("{url}/git"),
+        control: url,
+        token: Token(control.token().to_owned()),
+        zone: options.zone,
+        ca: control.authority_path(),
+        fabric: control.fabric_socket(),
+    };
+    let path = options.data.join(contract::CONTROL);
+    contract::write(&path, &info)?;
+    terminal.object(&info)?;
+    terminal.line(format!("control is up at {}; its token is in {}", info.control, path.display()));
+    let token = CancellationToken::new();
+    let signals = signals::cancel_on_signal(token.clone());
+    control.run(token).await;
+    signals.abort();
+    let _ = std::fs::remove_file(&path);
+    Ok(())
+}
+
+fn read_topology(path: &Path) -> Outcome<selvedge_model::Topology> {
+    let hint = "write the sites as JSON: see docs/guide for the form";
+    let text =
+        std::fs::read(path).or_fail(Code::Usage, format!("can't read the topology {}", path.display()), hint)?;
+    serde_json::from_slice(&text).or_fail(Code::Usage, format!("{} is not a topology", path.display()), hint)
+}
+
+/// Runs the agent of a site until it is asked to end.
+pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
+    if let Some(parent) = options.with_parent {
+        signals::die_with_parent(parent)?;
+    }
+    selvedge_telemetry::logging::init("agent", Some(options.site.as_str()));
+    contract::private_directory(&options.data)?;
+    let data = std::path::absolute(&options.data)?;
+    let artifacts = options.artifacts.clone().unwrap_or_else(|| data.join("artifacts"));
+    let artifacts = std::path::absolute(artifacts)?;
+    let mut hidden = options.hide.clone();
+    hidden.push(data.clone());
+    let config = selvedge_agent::Config {
+        site: options.site.clone(),
+        data,
+        artifacts,
+        fabric: Arc::new(selvedge_fabric::client::Client::connect(&options.fabric)),
+        http: options.http,
+        https: options.https,
+        dns: options.dns,
+        admin: options.admin.unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)),
+        executable: std::env::current_exe()?,
+        hidden,
+        allow_unsafe: options.unsafe_builds,
+        explain: options.explain,
+    };
+    let agent = selvedge_agent::Agent::start(config).await.or_fail(
+        Code::Failed,
+        format!("the agent of {} can't start", options.site),
+        "see the cause above; another port can be set with --http, --https and --dns",
+    )?;
+    let info = AgentInfo {
+        schema: SCHEMA,
+        pid: std::process::id(),
+        site: options.site.clone(),
+        http: options.http,
+        https: options.https,
+        dns: options.dns,
+        admin: format!("http://{}", agent.admin_address()),
+    };
+    let path = options.data.join(contract::AGENT);
+    contract::write(&path, &info)?;
+    terminal.object(&info)?;
+    terminal.line(format!("the agent of {} is up: http {}, https {}", info.site, info.http, info.https));
+    let token = CancellationToken::new();
+    let signals = signals::cancel_on_signal(token.clone());
+    agent.run(token).await;
+    signals.abort();
+    let _ = std::fs::remove_file(&path);
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Signals: the first asks for an orderly end, the second insists.
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::{Code, Failure, Outcome};
+
+/// Cancels `token` at the first SIGINT or SIGTERM. After that they have their usual effect again.
+pub(crate) fn cancel_on_signal(token: CancellationToken) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) =
+            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return;
+        };
+        let mut wait = async || {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        wait().await;
+        token.cancel();
+        wait().await;
+        let _ = nix::sys::signal::kill(Pid::this(), Signal::SIGKILL);
+    })
+}
+
+/// Makes this process end when its parent does, however the parent ends. Must run on the main
+/// thread; the parent must have started us from its own main thread, as the kernel watches that.
+pub(crate) fn die_with_parent(parent: u32) -> Outcome {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // The parent may have ended before the line above.
+    if u32::try_from(nix::unistd::getppid().as_raw()) == Ok(parent) {
+        Ok(())
+    } else {
+        Err(Failure::new(Code::Failed, "the supervisor has ended", "start `selvedge dev` again"))
+    }
+}
