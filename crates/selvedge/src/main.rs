@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli, terminal: Terminal) -> Outcome {
     // The supervisor's children end with the thread that started them, so it must be the main
     // thread; it does little enough for one.
-    let single = matches!(cli.verb, Verb::Dev(_));
+    let single = matches!(cli.verb, Verb::Dev(_) | Verb::Demo(_));
     let mut builder =
         if single { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
     let runtime = builder.enable_all().build()?;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use selvedge_api::{AgentInfo, ControlInfo, DevInfo};
 use selvedge_model::SiteId;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -55,8 +55,17 @@ pub(crate) struct Options {
 /// The name under which control is supervised.
 const CONTROL: &str = "control";
 
-/// Runs the box until SIGINT or SIGTERM.
-pub(crate) async fn run(options: Options, terminal: Terminal) -> Outcome {
+/// Who is told that the box is ready.
+#[derive(Debug)]
+pub(crate) enum Audience {
+    /// The user, and programs that read `--json`.
+    Terminal(Terminal),
+    /// A caller in this process.
+    Caller(oneshot::Sender<DevInfo>),
+}
+
+/// Runs the box until SIGINT or SIGTERM, or until `token` is cancelled.
+pub(crate) async fn run(options: Options, audience: Audience, token: CancellationToken) -> Outcome {
     let started = std::time::Instant::now();
     let _lock = prepare_data(&options)?;
     let plan = BoxPlan::new(&options)?;
@@ -65,14 +74,13 @@ pub(crate) async fn run(options: Options, terminal: Terminal) -> Outcome {
     let relay = relay::Relay::bind(&[options.http, options.https, options.dns], options.dns)
         .await
         .or_fail(Code::Taken, "can't listen on loopback", "choose other ports with --http, --https and --dns")?;
-    let token = CancellationToken::new();
     let tasks = TaskTracker::new();
     let stop = crate::signals::cancel_on_signal(token.clone());
     let children = start_children(&plan, &tasks, &token);
     let (live, live_sites) = watch::channel(Vec::new());
     tasks.spawn(track_live_sites(plan.site_addresses(), children.clone(), live, token.clone()));
     tasks.spawn(relay.run(live_sites, token.clone()));
-    let result = announce(&plan, children, terminal, started, &token).await;
+    let result = announce(&plan, children, audience, started, &token).await;
     token.cancel();
     tasks.close();
     tasks.wait().await;
@@ -156,22 +164,26 @@ fn start_children(plan: &BoxPlan, tasks: &TaskTracker, token: &CancellationToken
 async fn announce(
     plan: &BoxPlan,
     mut children: Children,
-    terminal: Terminal,
+    audience: Audience,
     started: std::time::Instant,
     token: &CancellationToken,
 ) -> Outcome {
     let path = plan.options().data.join(contract::DEV);
-    let mut announced = false;
+    let mut audience = Some(audience);
     loop {
         if let Some(info) = info(plan, &children)? {
             contract::write(&path, &info)?;
-            if !announced {
-                announced = true;
-                terminal.object(&info)?;
-                greet(terminal, &info, started.elapsed());
+            match audience.take() {
+                Some(Audience::Terminal(terminal)) => {
+                    terminal.object(&info)?;
+                    greet(terminal, &info, started.elapsed());
+                }
+                // A caller that has gone away wants nothing more.
+                Some(Audience::Caller(ready)) => drop(ready.send(info)),
+                None => {}
             }
         }
-        if !announced
+        if audience.is_some()
             && let Some((name, reason)) = first_death(&children)
         {
             return Err(Failure::new(

@@ -1,0 +1,228 @@
+//! Where control is, which repository and which app is meant: all worked out from where the user
+//! stands, so that nobody types an id.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use base64::Engine as _;
+use selvedge_api::{Client, ClientConfig, ClientError, DevInfo, Token};
+use selvedge_model::{App, AppName, RepositoryName};
+
+use crate::cli::Connection;
+use crate::contract;
+use crate::failure::{Code, Failure, Outcome};
+
+/// The file that makes a directory an app.
+pub(crate) const MANIFEST: &str = "selvedge.toml";
+/// The git remote that says where an app is deployed.
+const REMOTE: &str = "selvedge";
+
+/// A control that was found.
+pub(crate) struct Control {
+    /// Calls its API.
+    pub(crate) client: Client,
+    /// URL base of git.
+    pub(crate) git: String,
+    /// The operator's token.
+    pub(crate) token: Token,
+    /// The authority to trust.
+    pub(crate) ca: Option<PathBuf>,
+    /// The box, when that is what was found.
+    pub(crate) dev: Option<DevInfo>,
+}
+
+/// Where a box keeps everything unless told otherwise.
+pub(crate) fn default_data() -> Outcome<PathBuf> {
+    if let Some(data) = std::env::var_os("SELVEDGE_DATA").filter(|data| !data.is_empty()) {
+        return Ok(data.into());
+    }
+    let base = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
+    match base {
+        Some(base) => Ok(base.join("selvedge/box")),
+        None => Err(Failure::new(Code::Usage, "HOME is not set", "say where the box is to be with --data DIR")),
+    }
+}
+
+/// The box that runs on this machine, if its supervisor lives.
+pub(crate) fn running_box() -> Option<DevInfo> {
+    read_box(&default_data().ok()?)
+}
+
+/// The box on `data`, if its supervisor lives.
+pub(crate) fn read_box(data: &Path) -> Option<DevInfo> {
+    let info: DevInfo = serde_json::from_slice(&std::fs::read(data.join(contract::DEV)).ok()?).ok()?;
+    // A supervisor that was killed could not remove its file.
+    Path::new("/proc").join(info.pid.to_string()).exists().then_some(info)
+}
+
+/// Finds control: flags and variables, then the git remote, then a running box.
+pub(crate) fn find_control(connection: &Connection) -> Outcome<Control> {
+    let dev = running_box();
+    let url = connection
+        .control_url
+        .clone()
+        .or_else(|| remote().map(|remote| remote.control))
+        .or_else(|| dev.as_ref().map(|dev| dev.control.clone()))
+        .ok_or_else(|| {
+            Failure::new(
+                Code::Control,
+                "no control was found: no flag, no SELVEDGE_CONTROL, no git remote `selvedge`, no box that runs",
+                "start a box with `selvedge dev`, or name a control with SELVEDGE_CONTROL and SELVEDGE_TOKEN",
+            )
+        })?;
+    let url = url.trim_end_matches('/').to_owned();
+    let dev = dev.filter(|dev| dev.control == url);
+    let token = token(connection, dev.as_ref(), &url)?;
+    let ca = connection.ca.clone().or_else(|| dev.as_ref().map(|dev| dev.ca.clone()));
+    let client = Client::new(&ClientConfig { url: url.clone(), token: token.clone(), ca: ca.clone() })
+        .map_err(client_failure)?;
+    let git = dev.as_ref().map_or_else(|| format!("{url}/git"), |dev| dev.git.clone());
+    Ok(Control { client, git, token, ca, dev })
+}
+
+fn token(connection: &Connection, dev: Option<&DevInfo>, url: &str) -> Outcome<Token> {
+    if let Some(path) = &connection.token_file {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::new(
+                Code::Usage,
+                format!("can't read the token from {}: {error}", path.display()),
+                "give --token-file a file that you may read",
+            )
+        })?;
+        return Ok(Token(text.trim().to_owned()));
+    }
+    // Read here and not by the command line's parser, so that no help text can ever show it.
+    if let Some(token) = std::env::var("SELVEDGE_TOKEN").ok().filter(|token| !token.is_empty()) {
+        return Ok(Token(token));
+    }
+    dev.map(|dev| dev.token.clone()).ok_or_else(|| {
+        Failure::new(
+            Code::Control,
+            format!("there is no token for control at {url}"),
+            "set SELVEDGE_TOKEN, or give --token-file FILE",
+        )
+    })
+}
+
+/// What a failed call means for the verb.
+pub(crate) fn client_failure(error: ClientError) -> Failure {
+    let code = match &error {
+        ClientError::Unreachable { .. } | ClientError::Config { .. } | ClientError::Authority { .. } => Code::Control,
+        ClientError::Problem(problem) if problem.status == 401 => Code::Control,
+        _ => Code::Failed,
+    };
+    let hint = error.hint();
+    Failure { error: error.into(), hint, code }
+}
+
+/// The git remote `selvedge` taken apart.
+struct Remote {
+    control: String,
+    repository: Option<RepositoryName>,
+}
+
+fn remote() -> Option<Remote> {
+    let url = git(Path::new("."), &["remote", "get-url", REMOTE])?;
+    let (control, path) = url.split_once("/git/")?;
+    let repository = path.trim_end_matches('/').trim_end_matches(".git");
+    Some(Remote { control: control.to_owned(), repository: RepositoryName::new(repository).ok() })
+}
+
+/// What a git command prints, trimmed, if it succeeds.
+pub(crate) fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(directory)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The top of the git repository that `directory` is in.
+pub(crate) fn repository_top(directory: &Path) -> Outcome<PathBuf> {
+    git(directory, &["rev-parse", "--show-toplevel"]).map(PathBuf::from).ok_or_else(|| {
+        Failure::new(
+            Code::Usage,
+            "this directory is in no git repository",
+            "run `git init` and commit, or change to the app's repository",
+        )
+    })
+}
+
+/// The repository's name at control: what was asked for, else the git remote's, else the app's at
+/// the top, else the directory's.
+pub(crate) fn repository_name(asked: Option<RepositoryName>, top: &Path) -> Outcome<RepositoryName> {
+    if let Some(name) = asked.or_else(|| remote().and_then(|remote| remote.repository)) {
+        return Ok(name);
+    }
+    let app = read_app(top).ok().map(|app| app.name.to_string());
+    let directory = top.file_name().map(|name| name.to_string_lossy().to_lowercase());
+    app.or(directory).and_then(|name| RepositoryName::new(name).ok()).ok_or_else(|| {
+        Failure::new(
+            Code::Usage,
+            "the repository's name can't be told from its directory",
+            "name it with --repository NAME",
+        )
+    })
+}
+
+/// Reads and checks the app of `directory`.
+pub(crate) fn read_app(directory: &Path) -> Outcome<App> {
+    let path = directory.join(MANIFEST);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Failure::new(
+            Code::Usage,
+            format!("can't read {}: {error}", path.display()),
+            "change to the app's directory, or name the app",
+        )
+    })?;
+    selvedge_model::manifest::parse(&path.to_string_lossy(), &text).map_err(|problems| {
+        let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Failure { error: anyhow::anyhow!("{}", all.join("\n")), hint: None, code: Code::Usage }
+    })
+}
+
+/// The app that is meant: named, else the nearest directory's upwards to the repository's top.
+pub(crate) fn choose_app(named: Option<AppName>) -> Outcome<AppName> {
+    if let Some(app) = named {
+        return Ok(app);
+    }
+    let here = std::env::current_dir()?;
+    let top = repository_top(&here).unwrap_or_else(|_| here.clone());
+    let directory = here
+        .ancestors()
+        .take_while(|directory| directory.starts_with(&top))
+        .find(|directory| directory.join(MANIFEST).is_file())
+        .ok_or_else(|| {
+            Failure::new(
+                Code::Usage,
+                "which app? There is no selvedge.toml here",
+                "change to the app's directory, or name the app as the last argument",
+            )
+        })?;
+    Ok(read_app(directory)?.name)
+}
+
+/// Variables that let git reach control with the token, without the token being on a command line
+/// or in a file.
+pub(crate) fn git_credentials(control: &Control) -> Vec<(String, String)> {
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("selvedge:{}", control.token.0));
+    let mut settings = vec![(format!("http.{}/.extraHeader", control.git), format!("Authorization: Basic {basic}"))];
+    if let Some(ca) = &control.ca {
+        settings.push((format!("http.{}/.sslCAInfo", control.git), ca.to_string_lossy().into_owned()));
+    }
+    let mut variables =
+        vec![("GIT_TERMINAL_PROMPT".into(), "0".into()), ("GIT_CONFIG_COUNT".into(), settings.len().to_string())];
+    for (index, (key, value)) in settings.into_iter().enumerate() {
+        variables.push((format!("GIT_CONFIG_KEY_{index}"), key));
+        variables.push((format!("GIT_CONFIG_VALUE_{index}"), value));
+    }
+    variables
+}

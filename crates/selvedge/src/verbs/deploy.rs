@@ -1,0 +1,78 @@
+//! `selvedge deploy`: a push of HEAD.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use serde::Serialize;
+use tokio::process::Command;
+
+use crate::cli::{Connection, Deploy};
+use crate::context::{
+    Control, client_failure, find_control, git, git_credentials, repository_name, repository_top,
+};
+use crate::failure::{Code, Failure, Outcome};
+use crate::terminal::{Look, Terminal};
+
+/// What the verb prints for programs.
+#[derive(Serialize)]
+struct Report {
+    repository: selvedge_model::RepositoryName,
+    commit: String,
+    ok: bool,
+    push: Option<selvedge_model::Push>,
+}
+
+/// Runs the verb.
+pub(crate) async fn run(deploy: Deploy, connection: &Connection, terminal: Terminal) -> Outcome {
+    let here = std::env::current_dir()?;
+    let top = repository_top(&here)?;
+    let repository = repository_name(deploy.repository, &top)?;
+    let commit = git(&top, &["rev-parse", "--verify", "HEAD"]).ok_or_else(|| {
+        Failure::new(Code::Usage, "there is no commit yet", "run `git add -A && git commit`, then deploy again")
+    })?;
+    let changed = git(&top, &["status", "--porcelain"]).unwrap_or_default().lines().count();
+    if changed > 0 {
+        let text = format!("{changed} file(s) here are not committed and will not be deployed");
+        terminal.note(format!("{} {text}", terminal.paint(Look::Warn, "note:")));
+    }
+    let control = find_control(connection)?;
+    let ok = push(&control, &top, repository.as_str(), terminal).await?;
+    let push = control
+        .client
+        .pushes(&repository)
+        .await
+        .map_err(client_failure)?
+        .into_iter()
+        .find(|push| push.new_commit == commit);
+    terminal.object(&Report { repository, commit, ok, push })?;
+    if ok {
+        Ok(())
+    } else {
+        Err(Failure::new(
+            Code::Refused,
+            "the push was refused",
+            "the reason stands above; what was live before is live",
+        ))
+    }
+}
+
+/// Pushes HEAD of the repository at `top` to main of `repository`, with git's own words on
+/// standard error. Returns whether git was satisfied.
+pub(crate) async fn push(control: &Control, top: &Path, repository: &str, terminal: Terminal) -> Outcome<bool> {
+    let url = format!("{}/{repository}.git", control.git);
+    let mut command = Command::new("git");
+    command
+        .arg("-C")
+        .arg(top)
+        .args(["push", &url, "HEAD:refs/heads/main"])
+        .envs(git_credentials(control))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let status = command.status().await.map_err(|error| {
+        Failure::new(Code::Failed, format!("git can't be run: {error}"), "install git")
+    })?;
+    if !status.success() {
+        terminal.note(format!("git push ended with {status}"));
+    }
+    Ok(status.success())
+}

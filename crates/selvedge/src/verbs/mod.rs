@@ -1,0 +1,74 @@
+//! The verbs, one module each.
+
+mod check;
+mod curl;
+mod demo;
+mod deploy;
+mod releases;
+mod rollback;
+mod sites;
+mod status;
+mod why;
+
+use std::path::Path;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Dev, Verb};
+use crate::failure::Outcome;
+use crate::terminal::Terminal;
+use crate::{context, dev, serve};
+
+/// Does what the command line asks for.
+pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
+    let connection = cli.connection;
+    match cli.verb {
+        Verb::Dev(dev) => {
+            selvedge_telemetry::logging::init("dev", None);
+            dev::run(dev_options(&dev)?, dev::Audience::Terminal(terminal), CancellationToken::new()).await
+        }
+        Verb::Demo(demo) => demo::run(demo, terminal).await,
+        Verb::Check(check) => check::run(&check, terminal),
+        Verb::Deploy(deploy) => deploy::run(deploy, &connection, terminal).await,
+        Verb::Status(choice) => status::run(choice, &connection, terminal).await,
+        Verb::Releases(choice) => releases::run(choice, &connection, terminal).await,
+        Verb::Rollback(rollback) => rollback::run(rollback, &connection, terminal).await,
+        Verb::Why(choice) => why::run(choice, &connection, terminal).await,
+        Verb::Sites => sites::run(&connection, terminal).await,
+        Verb::Curl(curl) => curl::run(curl, &connection, terminal).await,
+        Verb::Control(options) => serve::control(options, terminal).await,
+        Verb::Agent(options) => serve::agent(options, terminal).await,
+    }
+}
+
+/// The supervisor's options from the command line's.
+fn dev_options(dev: &Dev) -> Outcome<dev::Options> {
+    let data = match &dev.data {
+        Some(data) => data.clone(),
+        None => context::default_data()?,
+    };
+    Ok(dev::Options {
+        data: std::path::absolute(data)?,
+        sites: dev.sites,
+        http: dev.http,
+        https: dev.https,
+        dns: dev.dns,
+        control: dev.control,
+        restart_after: dev.restart_after.0,
+        reset: dev.reset,
+        zone: dev.zone.clone(),
+        unsafe_builds: dev.unsafe_builds,
+    })
+}
+
+/// A path as people write it: relative to where they stand where that is shorter.
+fn show(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    let relative = path.strip_prefix(here).unwrap_or(path);
+    if relative.as_os_str().is_empty() { ".".into() } else { relative.display().to_string() }
+}
+
+/// Unix milliseconds now.
+fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
+}

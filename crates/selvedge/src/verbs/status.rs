@@ -1,0 +1,93 @@
+//! `selvedge status`: what is live, where, and what is wrong.
+
+use selvedge_api::{AppSiteState, AppStatus, SiteHealth, Status};
+use selvedge_model::AppName;
+
+use super::now_ms;
+use crate::cli::{AppChoice, Connection};
+use crate::context::{client_failure, find_control};
+use crate::failure::{Code, Failure, Outcome};
+use crate::terminal::{Cell, Look, Terminal, ago};
+
+/// Runs the verb: all apps, or the one that is named.
+pub(crate) async fn run(choice: AppChoice, connection: &Connection, terminal: Terminal) -> Outcome {
+    let mut status = find_control(connection)?.client.status().await.map_err(client_failure)?;
+    if let Some(app) = &choice.app {
+        status.apps.retain(|status| status.summary.app == *app);
+        if status.apps.is_empty() {
+            return Err(unknown(app));
+        }
+    }
+    terminal.object(&status)?;
+    show(&status, terminal);
+    Ok(())
+}
+
+fn unknown(app: &AppName) -> Failure {
+    Failure::new(Code::Failed, format!("there is no app {app}"), "`selvedge status` without a name lists all")
+}
+
+/// Prints a status for people.
+pub(crate) fn show(status: &Status, terminal: Terminal) {
+    let healthy = status.sites.iter().filter(|site| site.health == SiteHealth::Healthy).count();
+    terminal.line(format!(
+        "control {} (zone {}), {healthy} of {} sites healthy",
+        status.control.version,
+        status.control.zone,
+        status.sites.len()
+    ));
+    for problem in &status.control.problems {
+        terminal.line(terminal.paint(Look::Bad, format!("  {problem}")));
+    }
+    for site in status.sites.iter().filter(|site| site.health != SiteHealth::Healthy) {
+        let problem = site.problems.first().map_or("no word from it", String::as_str);
+        terminal.line(terminal.paint(Look::Warn, format!("  {} ({}): {problem}", site.id, site.city)));
+    }
+    if status.apps.is_empty() {
+        terminal.line("No app has been pushed yet: in an app's repository, run `selvedge deploy`.");
+        return;
+    }
+    terminal.line("");
+    let rows: Vec<Vec<Cell>> = status.apps.iter().map(row).collect();
+    terminal.table(&["APP", "RELEASE", "EPOCH", "LIVE", "SITES", "STATE", "URL"], &rows);
+    for app in &status.apps {
+        explain(app, terminal);
+    }
+}
+
+fn row(app: &AppStatus) -> Vec<Cell> {
+    let summary = &app.summary;
+    let live = summary.live.as_ref();
+    let whole = summary.assigned > 0 && summary.serving == summary.assigned;
+    let state = match (live, app.pushing, whole) {
+        (_, Some(number), _) => Cell::new(format!("push {number} under way"), Look::Warn),
+        (None, None, _) => Cell::new("not live", Look::Warn),
+        (Some(_), None, true) => Cell::new("live", Look::Good),
+        (Some(_), None, false) => Cell::new("not everywhere", Look::Bad),
+    };
+    vec![
+        Cell::new(summary.app.to_string(), Look::Strong),
+        live.map_or("-".into(), |live| live.release.clone()).into(),
+        live.map_or("-".into(), |live| live.epoch.number.to_string()).into(),
+        live.and_then(|live| live.at_ms).map_or("-".into(), |at| ago(at, now_ms())).into(),
+        format!("{} of {}", summary.serving, summary.assigned).into(),
+        state,
+        summary.urls.first().cloned().unwrap_or_default().into(),
+    ]
+}
+
+/// What is wrong with an app, site by site, with the lines that show it.
+fn explain(app: &AppStatus, terminal: Terminal) {
+    if let Some(failure) = &app.last_failure {
+        terminal.line("");
+        terminal.line(format!("{}: its last push did not go live: {failure}", app.summary.app));
+    }
+    for site in app.sites.iter().filter(|site| site.state != AppSiteState::Live) {
+        let reason = site.reason.clone().unwrap_or_else(|| "no reason given".into());
+        let state = format!("{:?}", site.state).to_lowercase();
+        terminal.line(format!("{} at {}: {state}: {reason}", app.summary.app, site.site));
+        for line in &site.last_lines {
+            terminal.line(format!("    {}", terminal.paint(Look::Faint, line)));
+        }
+    }
+}
