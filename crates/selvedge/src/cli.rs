@@ -9,7 +9,13 @@ use selvedge_model::{AppName, Host, SiteId};
 
 /// One edge out of machines at any provider.
 #[derive(Debug, Parser)]
-#[command(name = "selvedge", version, about, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(
+    name = "selvedge",
+    version,
+    about,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Cli {
     /// Print one JSON object instead of text for people.
     #[arg(long, global = true)]

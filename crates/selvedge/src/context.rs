@@ -42,7 +42,11 @@ pub(crate) fn default_data() -> Outcome<PathBuf> {
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
     match base {
         Some(base) => Ok(base.join("selvedge/box")),
-        None => Err(Failure::new(Code::Usage, "HOME is not set", "say where the box is to be with --data DIR")),
+        None => Err(Failure::new(
+            Code::Usage,
+            "HOME is not set",
+            "say where the box is to be with --data DIR",
+        )),
     }
 }
 
@@ -53,7 +57,8 @@ pub(crate) fn running_box() -> Option<DevInfo> {
 
 /// The box on `data`, if its supervisor lives.
 pub(crate) fn read_box(data: &Path) -> Option<DevInfo> {
-    let info: DevInfo = serde_json::from_slice(&std::fs::read(data.join(contract::DEV)).ok()?).ok()?;
+    let info: DevInfo =
+        serde_json::from_slice(&std::fs::read(data.join(contract::DEV)).ok()?).ok()?;
     // A supervisor that was killed could not remove its file.
     Path::new("/proc").join(info.pid.to_string()).exists().then_some(info)
 }
@@ -77,8 +82,9 @@ pub(crate) fn find_control(connection: &Connection) -> Outcome<Control> {
     let dev = dev.filter(|dev| dev.control == url);
     let token = token(connection, dev.as_ref(), &url)?;
     let ca = connection.ca.clone().or_else(|| dev.as_ref().map(|dev| dev.ca.clone()));
-    let client = Client::new(&ClientConfig { url: url.clone(), token: token.clone(), ca: ca.clone() })
-        .map_err(client_failure)?;
+    let client =
+        Client::new(&ClientConfig { url: url.clone(), token: token.clone(), ca: ca.clone() })
+            .map_err(client_failure)?;
     let git = dev.as_ref().map_or_else(|| format!("{url}/git"), |dev| dev.git.clone());
     Ok(Control { client, git, token, ca, dev })
 }
@@ -110,7 +116,9 @@ fn token(connection: &Connection, dev: Option<&DevInfo>, url: &str) -> Outcome<T
 /// What a failed call means for the verb.
 pub(crate) fn client_failure(error: ClientError) -> Failure {
     let code = match &error {
-        ClientError::Unreachable { .. } | ClientError::Config { .. } | ClientError::Authority { .. } => Code::Control,
+        ClientError::Unreachable { .. }
+        | ClientError::Config { .. }
+        | ClientError::Authority { .. } => Code::Control,
         ClientError::Problem(problem) if problem.status == 401 => Code::Control,
         _ => Code::Failed,
     };
@@ -158,7 +166,10 @@ pub(crate) fn repository_top(directory: &Path) -> Outcome<PathBuf> {
 
 /// The repository's name at control: what was asked for, else the git remote's, else the app's at
 /// the top, else the directory's.
-pub(crate) fn repository_name(asked: Option<RepositoryName>, top: &Path) -> Outcome<RepositoryName> {
+pub(crate) fn repository_name(
+    asked: Option<RepositoryName>,
+    top: &Path,
+) -> Outcome<RepositoryName> {
     if let Some(name) = asked.or_else(|| remote().and_then(|remote| remote.repository)) {
         return Ok(name);
     }
@@ -213,13 +224,20 @@ pub(crate) fn choose_app(named: Option<AppName>) -> Outcome<AppName> {
 /// Variables that let git reach control with the token, without the token being on a command line
 /// or in a file.
 pub(crate) fn git_credentials(control: &Control) -> Vec<(String, String)> {
-    let basic = base64::engine::general_purpose::STANDARD.encode(format!("selvedge:{}", control.token.0));
-    let mut settings = vec![(format!("http.{}/.extraHeader", control.git), format!("Authorization: Basic {basic}"))];
+    let basic =
+        base64::engine::general_purpose::STANDARD.encode(format!("selvedge:{}", control.token.0));
+    let mut settings = vec![(
+        format!("http.{}/.extraHeader", control.git),
+        format!("Authorization: Basic {basic}"),
+    )];
     if let Some(ca) = &control.ca {
-        settings.push((format!("http.{}/.sslCAInfo", control.git), ca.to_string_lossy().into_owned()));
+        settings
+            .push((format!("http.{}/.sslCAInfo", control.git), ca.to_string_lossy().into_owned()));
     }
-    let mut variables =
-        vec![("GIT_TERMINAL_PROMPT".into(), "0".into()), ("GIT_CONFIG_COUNT".into(), settings.len().to_string())];
+    let mut variables = vec![
+        ("GIT_TERMINAL_PROMPT".into(), "0".into()),
+        ("GIT_CONFIG_COUNT".into(), settings.len().to_string()),
+    ];
     for (index, (key, value)) in settings.into_iter().enumerate() {
         variables.push((format!("GIT_CONFIG_KEY_{index}"), key));
         variables.push((format!("GIT_CONFIG_VALUE_{index}"), value));

@@ -27,7 +27,11 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> Outcome {
         file.persist(path)?;
         Ok(())
     };
-    write().or_fail(Code::Failed, format!("can't write {}", path.display()), "is the disk full, or not yours?")
+    write().or_fail(
+        Code::Failed,
+        format!("can't write {}", path.display()),
+        "is the disk full, or not yours?",
+    )
 }
 
 /// Makes `path` and its parents if need be; the directory itself gets mode 0700 when it is new.

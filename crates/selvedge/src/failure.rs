@@ -52,6 +52,10 @@ pub(crate) trait OrFail<T> {
 
 impl<T, E: Into<anyhow::Error>> OrFail<T> for Result<T, E> {
     fn or_fail(self, code: Code, what: impl fmt::Display, hint: impl Into<String>) -> Outcome<T> {
-        self.map_err(|error| Failure { error: error.into().context(what.to_string()), hint: Some(hint.into()), code })
+        self.map_err(|error| Failure {
+            error: error.into().context(what.to_string()),
+            hint: Some(hint.into()),
+            code,
+        })
     }
 }

@@ -43,8 +43,11 @@ fn run(cli: Cli, terminal: Terminal) -> Outcome {
     // The supervisor's children end with the thread that started them, so it must be the main
     // thread; it does little enough for one.
     let single = matches!(cli.verb, Verb::Dev(_) | Verb::Demo(_));
-    let mut builder =
-        if single { tokio::runtime::Builder::new_current_thread() } else { tokio::runtime::Builder::new_multi_thread() };
+    let mut builder = if single {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
     let runtime = builder.enable_all().build()?;
     let outcome = runtime.block_on(verbs::run(cli, terminal));
     // Threads that block on files must not hold up the end.

@@ -11,15 +11,23 @@ use crate::terminal::{Look, Terminal, duration};
 pub(crate) async fn follow(mut events: EventStream, terminal: Terminal) -> Outcome<Push> {
     while let Some(event) = events.next().await.map_err(client_failure)? {
         match event {
-            PushEvent::Queued { ahead } => terminal.line(format!("waiting for {ahead} earlier push(es)")),
+            PushEvent::Queued { ahead } => {
+                terminal.line(format!("waiting for {ahead} earlier push(es)"))
+            }
             PushEvent::StageStarted { .. } => {}
             PushEvent::StageFinished { stage, duration_ms, note } => {
                 let note = terminal.paint(Look::Faint, note.unwrap_or_default());
-                terminal.line(format!("  {:<9} {:>8}  {note}", stage.name(), duration(duration_ms)).trim_end());
+                terminal.line(
+                    format!("  {:<9} {:>8}  {note}", stage.name(), duration(duration_ms))
+                        .trim_end(),
+                );
             }
-            PushEvent::Line { text, .. } => terminal.line(format!("  {}", terminal.paint(Look::Faint, text))),
+            PushEvent::Line { text, .. } => {
+                terminal.line(format!("  {}", terminal.paint(Look::Faint, text)))
+            }
             PushEvent::Site { site, progress: SiteProgress::Failed(reason), .. } => {
-                terminal.line(format!("  {} {reason}", terminal.paint(Look::Bad, format!("{site}:"))));
+                terminal
+                    .line(format!("  {} {reason}", terminal.paint(Look::Bad, format!("{site}:"))));
             }
             PushEvent::Site { .. } => {}
             PushEvent::Done { push } => return Ok(push),
@@ -37,15 +45,22 @@ pub(crate) fn conclude(push: &Push, terminal: Terminal) -> Outcome {
     let (failure, kept) = match &push.state {
         PushState::Live => {
             for app in &push.apps {
-                let text = format!("{} {} is live at {} site(s).", app.app, app.release, app.sites.len());
+                let text =
+                    format!("{} {} is live at {} site(s).", app.app, app.release, app.sites.len());
                 terminal.line(terminal.paint(Look::Good, text));
             }
             return Ok(());
         }
         PushState::Refused(failure) => (failure, "what was live is live, untouched"),
-        PushState::RolledBack(failure) => (failure, "the previous release is live again and main says so: git pull"),
+        PushState::RolledBack(failure) => {
+            (failure, "the previous release is live again and main says so: git pull")
+        }
         PushState::Queued | PushState::Preparing | PushState::Committing => {
-            return Err(Failure::new(Code::Failed, "the push has not ended yet", "see `selvedge releases`"));
+            return Err(Failure::new(
+                Code::Failed,
+                "the push has not ended yet",
+                "see `selvedge releases`",
+            ));
         }
     };
     let mut text = format!("{} failed: {}", failure.stage, failure.reason);

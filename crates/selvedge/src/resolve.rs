@@ -22,7 +22,11 @@ const UDP_SIZE: u16 = 1_232;
 
 /// The addresses of `host` in the order that `server` gives them, as asked from `subnet`.
 /// Falls back to TCP when the answer is truncated.
-pub(crate) async fn lookup(server: SocketAddr, host: &str, subnet: Option<Ipv4Net>) -> anyhow::Result<Vec<IpAddr>> {
+pub(crate) async fn lookup(
+    server: SocketAddr,
+    host: &str,
+    subnet: Option<Ipv4Net>,
+) -> anyhow::Result<Vec<IpAddr>> {
     let mut id = [0; 2];
     getrandom::fill(&mut id).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     let id = u16::from_be_bytes(id);
@@ -41,11 +45,14 @@ pub(crate) async fn lookup(server: SocketAddr, host: &str, subnet: Option<Ipv4Ne
             Err(_) => last = Some(anyhow::anyhow!("it did not answer")),
         }
     }
-    Err(last.unwrap_or_else(|| anyhow::anyhow!("it was not asked")).context(format!("DNS at {server} failed")))
+    Err(last
+        .unwrap_or_else(|| anyhow::anyhow!("it was not asked"))
+        .context(format!("DNS at {server} failed")))
 }
 
 fn query(id: u16, host: &str, subnet: Option<Ipv4Net>) -> anyhow::Result<Vec<u8>> {
-    let name = Name::<Vec<u8>>::from_str(host).with_context(|| format!("{host:?} is not a host name"))?;
+    let name =
+        Name::<Vec<u8>>::from_str(host).with_context(|| format!("{host:?} is not a host name"))?;
     let mut builder = MessageBuilder::new_vec();
     builder.header_mut().set_id(id);
     let mut builder = builder.question();
@@ -54,7 +61,9 @@ fn query(id: u16, host: &str, subnet: Option<Ipv4Net>) -> anyhow::Result<Vec<u8>
     builder.opt(|opt| {
         opt.set_udp_payload_size(UDP_SIZE);
         match subnet {
-            Some(subnet) => opt.push(&ClientSubnet::new(subnet.prefix_len(), 0, subnet.addr().into())),
+            Some(subnet) => {
+                opt.push(&ClientSubnet::new(subnet.prefix_len(), 0, subnet.addr().into()))
+            }
             None => Ok(()),
         }
     })?;
@@ -62,7 +71,8 @@ fn query(id: u16, host: &str, subnet: Option<Ipv4Net>) -> anyhow::Result<Vec<u8>
 }
 
 async fn ask_udp(server: SocketAddr, query: &[u8]) -> anyhow::Result<Message<Vec<u8>>> {
-    let local: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let local: SocketAddr =
+        if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(local).await?;
     socket.connect(server).await?;
     socket.send(query).await?;

@@ -58,9 +58,16 @@ pub(crate) async fn control(options: cli::Control, terminal: Terminal) -> Outcom
 
 fn read_topology(path: &Path) -> Outcome<selvedge_model::Topology> {
     let hint = "write the sites as JSON: see docs/guide for the form";
-    let text =
-        std::fs::read(path).or_fail(Code::Usage, format!("can't read the topology {}", path.display()), hint)?;
-    serde_json::from_slice(&text).or_fail(Code::Usage, format!("{} is not a topology", path.display()), hint)
+    let text = std::fs::read(path).or_fail(
+        Code::Usage,
+        format!("can't read the topology {}", path.display()),
+        hint,
+    )?;
+    serde_json::from_slice(&text).or_fail(
+        Code::Usage,
+        format!("{} is not a topology", path.display()),
+        hint,
+    )
 }
 
 /// Runs the agent of a site until it is asked to end.
@@ -106,7 +113,10 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
     let path = options.data.join(contract::AGENT);
     contract::write(&path, &info)?;
     terminal.object(&info)?;
-    terminal.line(format!("the agent of {} is up: http {}, https {}", info.site, info.http, info.https));
+    terminal.line(format!(
+        "the agent of {} is up: http {}, https {}",
+        info.site, info.http, info.https
+    ));
     let token = CancellationToken::new();
     let signals = signals::cancel_on_signal(token.clone());
     agent.run(token).await;

@@ -80,7 +80,8 @@ impl Terminal {
                 *width = (*width).max(cell.text.chars().count());
             }
         }
-        let head: Vec<Cell> = headings.iter().map(|text| Cell { text: (*text).into(), look: Look::Faint }).collect();
+        let head: Vec<Cell> =
+            headings.iter().map(|text| Cell { text: (*text).into(), look: Look::Faint }).collect();
         for row in std::iter::once(&head).chain(rows) {
             let last = row.len().saturating_sub(1);
             let line: Vec<String> = row
@@ -88,7 +89,11 @@ impl Terminal {
                 .zip(&widths)
                 .enumerate()
                 .map(|(index, (cell, width))| {
-                    let fill = if index == last { 0 } else { width.saturating_sub(cell.text.chars().count()) };
+                    let fill = if index == last {
+                        0
+                    } else {
+                        width.saturating_sub(cell.text.chars().count())
+                    };
                     format!("{}{}", self.paint(cell.look, &cell.text), " ".repeat(fill))
                 })
                 .collect();

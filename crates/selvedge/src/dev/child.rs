@@ -94,7 +94,11 @@ fn start(spec: &Spec) -> std::io::Result<Child> {
 }
 
 /// Waits for a child's word and for its end; on cancellation ends it. Returns how it ended.
-async fn attend(mut child: Child, state: &watch::Sender<State>, token: &CancellationToken) -> String {
+async fn attend(
+    mut child: Child,
+    state: &watch::Sender<State>,
+    token: &CancellationToken,
+) -> String {
     let pid = child.id().unwrap_or_default();
     let mut lines = child.stdout.take().map(|stdout| BufReader::new(stdout).lines());
     loop {

@@ -73,7 +73,11 @@ pub(crate) async fn run(options: Options, audience: Audience, token: Cancellatio
     plan.write()?;
     let relay = relay::Relay::bind(&[options.http, options.https, options.dns], options.dns)
         .await
-        .or_fail(Code::Taken, "can't listen on loopback", "choose other ports with --http, --https and --dns")?;
+        .or_fail(
+            Code::Taken,
+            "can't listen on loopback",
+            "choose other ports with --http, --https and --dns",
+        )?;
     let tasks = TaskTracker::new();
     let stop = crate::signals::cancel_on_signal(token.clone());
     let children = start_children(&plan, &tasks, &token);
@@ -95,7 +99,8 @@ fn prepare_data(options: &Options) -> Outcome<Flock<std::fs::File>> {
     contract::private_directory(data)?;
     let lock = lock(data)?;
     let marker = data.join("box");
-    let foreign = |entry: &std::fs::DirEntry| entry.file_name() != "lock" && entry.file_name() != "box";
+    let foreign =
+        |entry: &std::fs::DirEntry| entry.file_name() != "lock" && entry.file_name() != "box";
     let mut entries = std::fs::read_dir(data)?.flatten().filter(foreign);
     if !marker.exists() && entries.next().is_some() {
         return Err(Failure::new(
@@ -107,9 +112,16 @@ fn prepare_data(options: &Options) -> Outcome<Flock<std::fs::File>> {
     if options.reset {
         for entry in std::fs::read_dir(data)?.flatten().filter(foreign) {
             let path = entry.path();
-            let removed =
-                if entry.file_type()?.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            removed.or_fail(Code::Failed, format!("can't remove {}", path.display()), "remove it by hand")?;
+            let removed = if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
+            removed.or_fail(
+                Code::Failed,
+                format!("can't remove {}", path.display()),
+                "remove it by hand",
+            )?;
         }
     }
     std::fs::write(&marker, "This directory belongs to `selvedge dev`.\n")?;
@@ -118,7 +130,12 @@ fn prepare_data(options: &Options) -> Outcome<Flock<std::fs::File>> {
 
 fn lock(data: &Path) -> Outcome<Flock<std::fs::File>> {
     let path = data.join("lock");
-    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).read(true).open(&path)?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .open(&path)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => {
             std::fs::write(&path, std::process::id().to_string())?;

@@ -63,9 +63,9 @@ impl BoxPlan {
         let addresses = relay::LOOPBACK.into_iter().chain(self.site_addresses().into_values());
         let mut wanted: Vec<Wanted> = addresses
             .flat_map(|ip| {
-                [(http, false, "--http"), (https, false, "--https"), (dns, true, "--dns")].map(|(port, udp, flag)| {
-                    Wanted { address: SocketAddr::new(ip, port), udp, flag }
-                })
+                [(http, false, "--http"), (https, false, "--https"), (dns, true, "--dns")].map(
+                    |(port, udp, flag)| Wanted { address: SocketAddr::new(ip, port), udp, flag },
+                )
             })
             .collect();
         let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), control);
@@ -77,7 +77,9 @@ impl BoxPlan {
     pub(crate) fn site_addresses(&self) -> BTreeMap<String, IpAddr> {
         self.sites
             .iter()
-            .filter_map(|site| site.addresses.first().map(|address| (site.id.to_string(), *address)))
+            .filter_map(|site| {
+                site.addresses.first().map(|address| (site.id.to_string(), *address))
+            })
             .collect()
     }
 
@@ -86,8 +88,9 @@ impl BoxPlan {
         for directory in ["logs", "sites", "artifacts"] {
             contract::private_directory(&self.options.data.join(directory))?;
         }
-        let topology =
-            Topology { sites: self.sites.iter().map(|site| (site.id.clone(), site.clone())).collect() };
+        let topology = Topology {
+            sites: self.sites.iter().map(|site| (site.id.clone(), site.clone())).collect(),
+        };
         contract::write(&self.topology_path(), &topology)
     }
 
@@ -102,7 +105,8 @@ impl BoxPlan {
 
     /// Control, then the agents.
     pub(crate) fn children(&self) -> Vec<Spec> {
-        let agents = self.sites.iter().map(|site| self.spec(site.id.as_str(), self.agent_arguments(site)));
+        let agents =
+            self.sites.iter().map(|site| self.spec(site.id.as_str(), self.agent_arguments(site)));
         std::iter::once(self.spec(CONTROL, self.control_arguments())).chain(agents).collect()
     }
 
@@ -154,14 +158,19 @@ impl BoxPlan {
     }
 
     /// What tools are told once all children are ready.
-    pub(crate) fn info(&self, control: ControlInfo, agents: &BTreeMap<SiteId, AgentInfo>) -> DevInfo {
+    pub(crate) fn info(
+        &self,
+        control: ControlInfo,
+        agents: &BTreeMap<SiteId, AgentInfo>,
+    ) -> DevInfo {
         let cities = CITIES.iter().map(|city| CityInfo {
             name: city.name.into(),
             subnet: city.subnet(),
             lat: city.point.lat,
             lon: city.point.lon,
         });
-        let sites = self.sites.iter().filter_map(|site| Some(dev_site(site, agents.get(&site.id)?)));
+        let sites =
+            self.sites.iter().filter_map(|site| Some(dev_site(site, agents.get(&site.id)?)));
         DevInfo {
             schema: selvedge_api::SCHEMA,
             pid: std::process::id(),

@@ -36,7 +36,8 @@ fn refusal(want: &Wanted, error: &std::io::Error) -> Failure {
     let Wanted { address, flag, .. } = want;
     match error.kind() {
         ErrorKind::AddrInUse => {
-            let holder = holder(*address).map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+            let holder = holder(*address)
+                .map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
             Failure::new(
                 Code::Taken,
                 format!("{address} is taken by {holder}"),
@@ -48,7 +49,11 @@ fn refusal(want: &Wanted, error: &std::io::Error) -> Failure {
             format!("this user may not listen on {address}"),
             format!("choose a port above 1023 with {flag} PORT"),
         ),
-        _ => Failure::new(Code::Taken, format!("can't listen on {address}: {error}"), format!("try {flag} PORT")),
+        _ => Failure::new(
+            Code::Taken,
+            format!("can't listen on {address}: {error}"),
+            format!("try {flag} PORT"),
+        ),
     }
 }
 
@@ -70,13 +75,17 @@ fn holder(address: SocketAddr) -> Option<Holder> {
     let inodes: Vec<String> = ["tcp", "tcp6", "udp", "udp6"]
         .iter()
         .filter_map(|table| std::fs::read_to_string(format!("/proc/net/{table}")).ok())
-        .flat_map(|table| table.lines().skip(1).filter_map(|row| holding_inode(row, address)).collect::<Vec<_>>())
+        .flat_map(|table| {
+            table.lines().skip(1).filter_map(|row| holding_inode(row, address)).collect::<Vec<_>>()
+        })
         .collect();
     std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let holds = std::fs::read_dir(entry.path().join("fd")).ok()?.flatten().any(|fd| {
             std::fs::read_link(fd.path()).is_ok_and(|link| {
-                link.to_str().is_some_and(|link| inodes.iter().any(|inode| link == format!("socket:[{inode}]")))
+                link.to_str().is_some_and(|link| {
+                    inodes.iter().any(|inode| link == format!("socket:[{inode}]"))
+                })
             })
         });
         let command = std::fs::read_to_string(entry.path().join("comm")).ok()?;
@@ -109,7 +118,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let want = Wanted { address: listener.local_addr().unwrap(), udp: false, flag: "--http" };
         let failure = check(std::slice::from_ref(&want)).unwrap_err();
-        assert!(failure.error.to_string().contains(&format!("process {}", std::process::id())), "{failure:?}");
+        assert!(
+            failure.error.to_string().contains(&format!("process {}", std::process::id())),
+            "{failure:?}"
+        );
         assert!(failure.hint.unwrap().contains("--http"));
         drop(listener);
         assert!(check(&[want]).is_ok());

@@ -21,7 +21,8 @@ const DNS_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_DATAGRAM: usize = 4_096;
 
 /// The addresses that are relayed.
-pub(crate) const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+pub(crate) const LOOPBACK: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Listeners that wait to be run.
 pub(crate) struct Relay {
@@ -108,7 +109,8 @@ async fn relay_udp(socket: Arc<UdpSocket>, sites: LiveSites, permits: Arc<Semaph
 
 /// One query and its answer from a socket of its own, which only the site can write to.
 async fn ask(site: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let local: SocketAddr = if site.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let local: SocketAddr =
+        if site.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(local).await?;
     socket.connect(site).await?;
     socket.send(query).await?;
@@ -129,8 +131,10 @@ mod tests {
         let site = TcpListener::bind("127.0.1.2:0").await.unwrap();
         let port = site.local_addr().unwrap().port();
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-        let (_sender, sites) =
-            watch::channel(vec!["127.0.1.1".parse::<IpAddr>().unwrap(), "127.0.1.2".parse().unwrap()]);
+        let (_sender, sites) = watch::channel(vec![
+            "127.0.1.1".parse::<IpAddr>().unwrap(),
+            "127.0.1.2".parse().unwrap(),
+        ]);
         tokio::spawn(relay_tcp(listener, sites, Arc::new(Semaphore::new(4))));
         let mut client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let (mut served, _) = site.accept().await.unwrap();

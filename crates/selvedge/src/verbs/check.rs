@@ -78,7 +78,11 @@ fn find(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 }
 
 fn describe(app: &App, terminal: Terminal) {
-    terminal.line(format!("{} {}", terminal.paint(Look::Good, "ok"), terminal.paint(Look::Strong, app.name.as_str())));
+    terminal.line(format!(
+        "{} {}",
+        terminal.paint(Look::Good, "ok"),
+        terminal.paint(Look::Strong, app.name.as_str())
+    ));
     for service in &app.services {
         let what = match &service.kind {
             ServiceKind::Static { root } => format!("files of {root}"),

@@ -102,7 +102,11 @@ pub(crate) async fn run(curl: Curl, connection: &Connection, terminal: Terminal)
 fn find_city(name: &str) -> Outcome<&'static City> {
     City::find(name).ok_or_else(|| {
         let known: Vec<&str> = selvedge_model::geo::CITIES.iter().map(|city| city.name).collect();
-        Failure::new(Code::Usage, format!("there is no city {name:?}"), format!("choose one of {}", known.join(", ")))
+        Failure::new(
+            Code::Usage,
+            format!("there is no city {name:?}"),
+            format!("choose one of {}", known.join(", ")),
+        )
     })
 }
 
@@ -120,7 +124,11 @@ pub(crate) async fn fetch(dev: &DevInfo, url: &str, city: Option<&City>) -> Outc
         "is the app live? `selvedge status` tells",
     )?;
     let ip = *addresses.first().ok_or_else(|| {
-        Failure::new(Code::Failed, format!("DNS names no site for {name}"), "`selvedge why APP` tells why")
+        Failure::new(
+            Code::Failed,
+            format!("DNS names no site for {name}"),
+            "`selvedge why APP` tells why",
+        )
     })?;
     fetch_from(dev, url, &target, ip, city).await
 }
@@ -142,8 +150,16 @@ async fn fetch_from(
     let exchange = tokio::time::timeout(TIMEOUT, exchange(target, address, &dev.ca));
     let (response, waited, body) = exchange
         .await
-        .or_fail(Code::Failed, format!("{url} did not answer in time"), "`selvedge status` tells how the site is")?
-        .or_fail(Code::Failed, format!("{url} can't be fetched"), "`selvedge status` tells how the site is")?;
+        .or_fail(
+            Code::Failed,
+            format!("{url} did not answer in time"),
+            "`selvedge status` tells how the site is",
+        )?
+        .or_fail(
+            Code::Failed,
+            format!("{url} can't be fetched"),
+            "`selvedge status` tells how the site is",
+        )?;
     let headers = response.headers.iter().map(|(name, value)| {
         (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     });
@@ -163,14 +179,17 @@ async fn fetch_from(
 }
 
 fn parse(url: &str, dev: &DevInfo) -> Outcome<Target> {
-    let wrong = || Failure::new(Code::Usage, format!("{url:?} is not a URL"), "write https://HOST/PATH");
-    let uri: http::Uri = if url.contains("://") { url.parse() } else { format!("https://{url}").parse() }
-        .map_err(|_| wrong())?;
+    let wrong =
+        || Failure::new(Code::Usage, format!("{url:?} is not a URL"), "write https://HOST/PATH");
+    let uri: http::Uri =
+        if url.contains("://") { url.parse() } else { format!("https://{url}").parse() }
+            .map_err(|_| wrong())?;
     let secure = uri.scheme_str() == Some("https");
     let host = uri.host().ok_or_else(wrong)?.to_owned();
     let site = dev.sites.first();
     // The box's ports stand in for 80 and 443.
-    let usual = site.map_or(if secure { 443 } else { 80 }, |site| if secure { site.https } else { site.http });
+    let usual = site
+        .map_or(if secure { 443 } else { 80 }, |site| if secure { site.https } else { site.http });
     let port = uri.port_u16().unwrap_or(usual);
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
     Ok(Target { secure, host, port, path })
@@ -191,14 +210,17 @@ async fn exchange(
 ) -> anyhow::Result<(http::response::Parts, Duration, Bytes)> {
     let tls = if target.secure { Some(trust(ca)?) } else { None };
     let started = Instant::now();
-    let stream = tokio::net::TcpStream::connect(address).await.with_context(|| format!("no connection to {address}"))?;
+    let stream = tokio::net::TcpStream::connect(address)
+        .await
+        .with_context(|| format!("no connection to {address}"))?;
     stream.set_nodelay(true)?;
     match tls {
         None => request(target, started, stream).await,
         Some(tls) => {
             let name = ServerName::try_from(target.host.clone())?;
             let connector = tokio_rustls::TlsConnector::from(tls);
-            let stream = connector.connect(name, stream).await.context("the TLS handshake failed")?;
+            let stream =
+                connector.connect(name, stream).await.context("the TLS handshake failed")?;
             request(target, started, stream).await
         }
     }
@@ -206,7 +228,9 @@ async fn exchange(
 
 fn trust(ca: &Path) -> anyhow::Result<Arc<rustls::ClientConfig>> {
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca).with_context(|| format!("can't read {}", ca.display()))? {
+    for certificate in
+        CertificateDer::pem_file_iter(ca).with_context(|| format!("can't read {}", ca.display()))?
+    {
         roots.add(certificate?)?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -222,7 +246,8 @@ async fn request(
     started: Instant,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> anyhow::Result<(http::response::Parts, Duration, Bytes)> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = http::Request::builder()
         .uri(&target.path)

@@ -55,7 +55,8 @@ pub(crate) async fn run(demo: Demo, terminal: Terminal) -> Outcome {
     let options = dev_options(&demo.dev)?;
     let token = CancellationToken::new();
     let (ready, is_ready) = oneshot::channel();
-    let mut running = std::pin::pin!(dev::run(options, dev::Audience::Caller(ready), token.clone()));
+    let mut running =
+        std::pin::pin!(dev::run(options, dev::Audience::Caller(ready), token.clone()));
     let dev = tokio::select! {
         ended = &mut running => return ended,
         dev = is_ready => dev?,
@@ -69,7 +70,8 @@ pub(crate) async fn run(demo: Demo, terminal: Terminal) -> Outcome {
         token.cancel();
     } else {
         terminal.line("The box stays up. In another terminal try `selvedge status`, `selvedge why storefront`");
-        terminal.line("or `selvedge curl https://storefront.edge.test/ --from Tokyo`. Ctrl-C ends it.");
+        terminal
+            .line("or `selvedge curl https://storefront.edge.test/ --from Tokyo`. Ctrl-C ends it.");
     }
     let ended = running.await;
     shown.and(ended)
@@ -83,18 +85,27 @@ fn examples(directory: &Path) -> Outcome<Vec<PathBuf>> {
         format!("can't read the examples in {}", directory.display()),
         hint,
     )?;
-    let mut found: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(|path| path.join(context::MANIFEST).is_file()).collect();
+    let mut found: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.join(context::MANIFEST).is_file())
+        .collect();
     found.sort();
     if found.is_empty() {
-        return Err(Failure::new(Code::Usage, format!("{} holds no app", directory.display()), hint));
+        return Err(Failure::new(
+            Code::Usage,
+            format!("{} holds no app", directory.display()),
+            hint,
+        ));
     }
     Ok(found)
 }
 
 async fn show(dev: &DevInfo, examples: &[PathBuf], terminal: Terminal) -> Outcome {
     let started = Instant::now();
-    terminal.line(terminal.paint(Look::Strong, format!("A planet in a box: {} sites.", dev.sites.len())));
+    terminal.line(
+        terminal.paint(Look::Strong, format!("A planet in a box: {} sites.", dev.sites.len())),
+    );
     let control = Control {
         client: Client::new(&ClientConfig {
             url: dev.control.clone(),
@@ -148,7 +159,13 @@ async fn push_example(control: &Control, example: &Path, terminal: Terminal) -> 
     let top = copy.path().join(repository.as_str());
     let url = format!("{}/{repository}.git", control.git);
     let say = "the example could not be committed";
-    run_git(control, None, &["init", "--quiet", "--initial-branch=main", &top.to_string_lossy()], say).await?;
+    run_git(
+        control,
+        None,
+        &["init", "--quiet", "--initial-branch=main", &top.to_string_lossy()],
+        say,
+    )
+    .await?;
     // Nothing to fetch the first time.
     if run_git(control, Some(&top), &["fetch", "--quiet", &url, "main"], say).await.is_ok() {
         run_git(control, Some(&top), &["reset", "--quiet", "--soft", "FETCH_HEAD"], say).await?;
@@ -156,7 +173,13 @@ async fn push_example(control: &Control, example: &Path, terminal: Terminal) -> 
     copy_directory(example, &top)?;
     run_git(control, Some(&top), &["add", "--all"], say).await?;
     let message = format!("Deploy the example {repository}");
-    run_git(control, Some(&top), &["commit", "--quiet", "--allow-empty", "--message", &message], say).await?;
+    run_git(
+        control,
+        Some(&top),
+        &["commit", "--quiet", "--allow-empty", "--message", &message],
+        say,
+    )
+    .await?;
     let commit = context::git(&top, &["rev-parse", "HEAD"]).unwrap_or_default();
     let ok = deploy::push(control, &top, repository.as_str(), terminal).await?;
     let pushes = control.client.pushes(&repository).await.map_err(client_failure)?;
@@ -164,7 +187,12 @@ async fn push_example(control: &Control, example: &Path, terminal: Terminal) -> 
     let live = push.as_ref().is_some_and(|push| push.state == PushState::Live);
     let apps = control.client.apps().await.map_err(client_failure)?;
     let urls = apps.into_iter().find(|summary| summary.app == app.name).map(|summary| summary.urls);
-    Ok(AppReport { repository: repository.to_string(), ok: ok && live, urls: urls.unwrap_or_default(), push })
+    Ok(AppReport {
+        repository: repository.to_string(),
+        ok: ok && live,
+        urls: urls.unwrap_or_default(),
+        push,
+    })
 }
 
 async fn run_git(control: &Control, top: Option<&Path>, arguments: &[&str], what: &str) -> Outcome {
@@ -230,11 +258,16 @@ async fn served_everywhere(dev: &DevInfo, url: &str) -> Result<(), String> {
 async fn world(dev: &DevInfo, apps: &[AppReport]) -> Vec<CityReport> {
     let mut rows = Vec::new();
     for city in &CITIES {
-        let mut row = CityReport { city: city.name, site: "-".into(), time_to_first_byte_ms: Vec::new() };
+        let mut row =
+            CityReport { city: city.name, site: "-".into(), time_to_first_byte_ms: Vec::new() };
         for app in apps {
-            let secure = app.urls.iter().find(|url| url.starts_with("https://")).or(app.urls.first());
+            let secure =
+                app.urls.iter().find(|url| url.starts_with("https://")).or(app.urls.first());
             let fetched = match secure {
-                Some(url) => curl::fetch(dev, url, Some(city)).await.ok().filter(|fetched| fetched.status < 400),
+                Some(url) => curl::fetch(dev, url, Some(city))
+                    .await
+                    .ok()
+                    .filter(|fetched| fetched.status < 400),
                 None => None,
             };
             if let Some(site) = fetched.as_ref().and_then(|fetched| fetched.site.clone()) {
@@ -261,15 +294,23 @@ fn tell(report: &Report, terminal: Terminal) {
         terminal.line(format!("  {url}"));
     }
     terminal.line("");
-    terminal.line(terminal.paint(Look::Strong, "Time to first byte over HTTPS as each city sees it"));
+    terminal
+        .line(terminal.paint(Look::Strong, "Time to first byte over HTTPS as each city sees it"));
     let mut headings = vec!["CITY", "SITE"];
     headings.extend(report.apps.iter().map(|app| app.repository.as_str()));
     let rows: Vec<Vec<Cell>> = report
         .cities
         .iter()
         .map(|row| {
-            let times = row.time_to_first_byte_ms.iter().map(|ms| ms.map_or("-".into(), |ms| format!("{ms:.0} ms")));
-            [row.city.to_owned(), row.site.clone()].into_iter().chain(times).map(Cell::from).collect()
+            let times = row
+                .time_to_first_byte_ms
+                .iter()
+                .map(|ms| ms.map_or("-".into(), |ms| format!("{ms:.0} ms")));
+            [row.city.to_owned(), row.site.clone()]
+                .into_iter()
+                .chain(times)
+                .map(Cell::from)
+                .collect()
         })
         .collect();
     terminal.table(&headings, &rows);
@@ -279,7 +320,8 @@ fn tell(report: &Report, terminal: Terminal) {
 fn stages(app: &AppReport) -> Vec<Cell> {
     let timing = |stage| {
         let records = app.push.iter().flat_map(|push| &push.stages);
-        let ms = records.filter(|record| record.stage == stage).find_map(|record| record.duration_ms);
+        let ms =
+            records.filter(|record| record.stage == stage).find_map(|record| record.duration_ms);
         Cell::from(ms.map_or_else(|| "-".to_owned(), duration))
     };
     let look = if app.ok { Look::Good } else { Look::Bad };

@@ -28,7 +28,11 @@ pub(crate) async fn run(deploy: Deploy, connection: &Connection, terminal: Termi
     let top = repository_top(&here)?;
     let repository = repository_name(deploy.repository, &top)?;
     let commit = git(&top, &["rev-parse", "--verify", "HEAD"]).ok_or_else(|| {
-        Failure::new(Code::Usage, "there is no commit yet", "run `git add -A && git commit`, then deploy again")
+        Failure::new(
+            Code::Usage,
+            "there is no commit yet",
+            "run `git add -A && git commit`, then deploy again",
+        )
     })?;
     let changed = git(&top, &["status", "--porcelain"]).unwrap_or_default().lines().count();
     if changed > 0 {
@@ -58,7 +62,12 @@ pub(crate) async fn run(deploy: Deploy, connection: &Connection, terminal: Termi
 
 /// Pushes HEAD of the repository at `top` to main of `repository`, with git's own words on
 /// standard error. Returns whether git was satisfied.
-pub(crate) async fn push(control: &Control, top: &Path, repository: &str, terminal: Terminal) -> Outcome<bool> {
+pub(crate) async fn push(
+    control: &Control,
+    top: &Path,
+    repository: &str,
+    terminal: Terminal,
+) -> Outcome<bool> {
     let url = format!("{}/{repository}.git", control.git);
     let mut command = Command::new("git");
     command

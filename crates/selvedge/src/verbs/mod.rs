@@ -25,7 +25,12 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
     match cli.verb {
         Verb::Dev(dev) => {
             selvedge_telemetry::logging::init("dev", None);
-            dev::run(dev_options(&dev)?, dev::Audience::Terminal(terminal), CancellationToken::new()).await
+            dev::run(
+                dev_options(&dev)?,
+                dev::Audience::Terminal(terminal),
+                CancellationToken::new(),
+            )
+            .await
         }
         Verb::Demo(demo) => demo::run(demo, terminal).await,
         Verb::Check(check) => check::run(&check, terminal),

@@ -27,7 +27,9 @@ pub(crate) async fn run(choice: AppChoice, connection: &Connection, terminal: Te
     let rows: Vec<Vec<Cell>> = releases.iter().map(row).collect();
     terminal.table(&headings, &rows);
     for release in &releases {
-        if let (Some(ms), Some(slowest)) = (release.to_active_ms.filter(|ms| *ms > BUDGET_MS), release.slowest) {
+        if let (Some(ms), Some(slowest)) =
+            (release.to_active_ms.filter(|ms| *ms > BUDGET_MS), release.slowest)
+        {
             terminal.line(format!(
                 "{} took {} to become live, over the budget of 5 minutes; {slowest} took longest.",
                 release.release,
@@ -40,10 +42,12 @@ pub(crate) async fn run(choice: AppChoice, connection: &Connection, terminal: Te
 
 fn row(release: &ReleaseRow) -> Vec<Cell> {
     let look = if release.live { Look::Good } else { Look::Plain };
-    let name = if release.live { format!("{} live", release.release) } else { release.release.clone() };
+    let name =
+        if release.live { format!("{} live", release.release) } else { release.release.clone() };
     let stage = |stage: Stage| {
         let timing = release.stages.iter().find(|timing| timing.stage == stage);
-        let text = timing.and_then(|timing| timing.duration_ms).map_or_else(|| "-".to_owned(), duration);
+        let text =
+            timing.and_then(|timing| timing.duration_ms).map_or_else(|| "-".to_owned(), duration);
         let look = if release.slowest == Some(stage) { Look::Strong } else { Look::Plain };
         Cell::new(text, look)
     };

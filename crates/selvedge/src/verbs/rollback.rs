@@ -9,14 +9,22 @@ use crate::progress;
 use crate::terminal::Terminal;
 
 /// Runs the verb.
-pub(crate) async fn run(rollback: Rollback, connection: &Connection, terminal: Terminal) -> Outcome {
+pub(crate) async fn run(
+    rollback: Rollback,
+    connection: &Connection,
+    terminal: Terminal,
+) -> Outcome {
     let app = choose_app(rollback.app)?;
     let request = RollbackRequest { release: rollback.release };
-    let events = find_control(connection)?.client.rollback(&app, &request).await.map_err(client_failure)?;
+    let events =
+        find_control(connection)?.client.rollback(&app, &request).await.map_err(client_failure)?;
     let push = progress::follow(events, terminal).await?;
     terminal.object(&push)?;
     progress::conclude(&push, terminal)?;
-    terminal.line(format!("main is now {}; `git pull` brings the commit here.", short(&push.new_commit)));
+    terminal.line(format!(
+        "main is now {}; `git pull` brings the commit here.",
+        short(&push.new_commit)
+    ));
     Ok(())
 }
 

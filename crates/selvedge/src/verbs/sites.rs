@@ -37,6 +37,8 @@ pub(crate) fn health(health: SiteHealth, problems: &[String]) -> Cell {
         (SiteHealth::Draining, _) => Cell::new("draining", Look::Warn),
         (SiteHealth::Lost, _) => Cell::new("lost: no word from it", Look::Bad),
         (SiteHealth::Degraded, None) => Cell::new("degraded", Look::Warn),
-        (SiteHealth::Degraded, Some(problem)) => Cell::new(format!("degraded: {problem}"), Look::Warn),
+        (SiteHealth::Degraded, Some(problem)) => {
+            Cell::new(format!("degraded: {problem}"), Look::Warn)
+        }
     }
 }

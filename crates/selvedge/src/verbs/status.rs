@@ -24,7 +24,11 @@ pub(crate) async fn run(choice: AppChoice, connection: &Connection, terminal: Te
 }
 
 fn unknown(app: &AppName) -> Failure {
-    Failure::new(Code::Failed, format!("there is no app {app}"), "`selvedge status` without a name lists all")
+    Failure::new(
+        Code::Failed,
+        format!("there is no app {app}"),
+        "`selvedge status` without a name lists all",
+    )
 }
 
 /// Prints a status for people.
@@ -41,7 +45,8 @@ pub(crate) fn show(status: &Status, terminal: Terminal) {
     }
     for site in status.sites.iter().filter(|site| site.health != SiteHealth::Healthy) {
         let problem = site.problems.first().map_or("no word from it", String::as_str);
-        terminal.line(terminal.paint(Look::Warn, format!("  {} ({}): {problem}", site.id, site.city)));
+        terminal
+            .line(terminal.paint(Look::Warn, format!("  {} ({}): {problem}", site.id, site.city)));
     }
     if status.apps.is_empty() {
         terminal.line("No app has been pushed yet: in an app's repository, run `selvedge deploy`.");
