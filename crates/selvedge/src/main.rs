@@ -6,6 +6,7 @@ mod context;
 mod contract;
 mod dev;
 mod failure;
+mod logging;
 mod progress;
 mod resolve;
 mod serve;

@@ -9,7 +9,8 @@ use crate::terminal::{Look, Terminal, duration};
 
 /// Follows a push to its end, telling people on the way.
 pub(crate) async fn follow(mut events: EventStream, terminal: Terminal) -> Outcome<Push> {
-    while let Some(event) = events.next().await.map_err(client_failure)? {
+    while let Some(event) = events.next().await {
+        let event = event.map_err(client_failure)?;
         match event {
             PushEvent::Queued { ahead } => {
                 terminal.line(format!("waiting for {ahead} earlier push(es)"))

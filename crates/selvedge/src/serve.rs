@@ -16,7 +16,7 @@ pub(crate) async fn control(options: cli::Control, terminal: Terminal) -> Outcom
     if let Some(parent) = options.with_parent {
         signals::die_with_parent(parent)?;
     }
-    selvedge_telemetry::logging::init("control", None);
+    crate::logging::start("control", None)?;
     contract::private_directory(&options.data)?;
     let topology = read_topology(&options.topology)?;
     let config = selvedge_control::Config {
@@ -75,7 +75,7 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
     if let Some(parent) = options.with_parent {
         signals::die_with_parent(parent)?;
     }
-    selvedge_telemetry::logging::init("agent", Some(options.site.as_str()));
+    crate::logging::start("agent", Some(options.site.as_str()))?;
     contract::private_directory(&options.data)?;
     let data = std::path::absolute(&options.data)?;
     let artifacts = options.artifacts.clone().unwrap_or_else(|| data.join("artifacts"));

@@ -50,7 +50,7 @@ struct CityReport {
 
 /// Runs the verb.
 pub(crate) async fn run(demo: Demo, terminal: Terminal) -> Outcome {
-    selvedge_telemetry::logging::init("demo", None);
+    crate::logging::start("demo", None)?;
     let examples = examples(&demo.examples)?;
     let options = dev_options(&demo.dev)?;
     let token = CancellationToken::new();

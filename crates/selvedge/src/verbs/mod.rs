@@ -24,7 +24,7 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
     let connection = cli.connection;
     match cli.verb {
         Verb::Dev(dev) => {
-            selvedge_telemetry::logging::init("dev", None);
+            crate::logging::start("dev", None)?;
             dev::run(
                 dev_options(&dev)?,
                 dev::Audience::Terminal(terminal),
