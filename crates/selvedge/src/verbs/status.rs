@@ -85,7 +85,12 @@ fn row(app: &AppStatus) -> Vec<Cell> {
 fn explain(app: &AppStatus, terminal: Terminal) {
     if let Some(failure) = &app.last_failure {
         terminal.line("");
-        terminal.line(format!("{}: its last push did not go live: {failure}", app.summary.app));
+        let at = ago(failure.at_ms, now_ms());
+        let text = format!("{}: push {} ({at}) did not go live", app.summary.app, failure.push);
+        terminal.line(format!("{}: {}: {}", terminal.paint(Look::Warn, text), failure.stage, failure.reason));
+        for line in &failure.last_lines {
+            terminal.line(format!("    {}", terminal.paint(Look::Faint, line)));
+        }
     }
     for site in app.sites.iter().filter(|site| site.state != AppSiteState::Live) {
         let reason = site.reason.clone().unwrap_or_else(|| "no reason given".into());
