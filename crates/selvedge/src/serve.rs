@@ -50,10 +50,10 @@ pub(crate) async fn control(options: cli::Control, terminal: Terminal) -> Outcom
     terminal.line(format!("control is up at {}; its token is in {}", info.control, path.display()));
     let token = CancellationToken::new();
     let signals = signals::cancel_on_signal(token.clone());
-    control.run(token).await;
+    let ended = control.run(token).await;
     signals.abort();
     let _ = std::fs::remove_file(&path);
-    Ok(())
+    ended.or_fail(Code::Failed, "control has ended", "the log says why; it completes what it had begun when started again")
 }
 
 fn read_topology(path: &Path) -> Outcome<selvedge_model::Topology> {
