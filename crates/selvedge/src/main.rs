@@ -26,7 +26,9 @@ fn main() -> ExitCode {
     // Hidden verbs come first: a shim must not have a thread, and a hook has arguments of git's.
     match std::env::args().nth(1).as_deref() {
         Some(selvedge_runtime::SHIM_VERB) => selvedge_runtime::shim_main(),
-        Some(selvedge_control::hook::HOOK_VERB) => return ExitCode::from(selvedge_control::hook::hook_main()),
+        Some(selvedge_control::hook::HOOK_VERB) => {
+            return ExitCode::from(selvedge_control::hook::hook_main());
+        }
         _ => {}
     }
     let cli = Cli::parse();

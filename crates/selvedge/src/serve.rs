@@ -53,7 +53,11 @@ pub(crate) async fn control(options: cli::Control, terminal: Terminal) -> Outcom
     let ended = control.run(token).await;
     signals.abort();
     let _ = std::fs::remove_file(&path);
-    ended.or_fail(Code::Failed, "control has ended", "the log says why; it completes what it had begun when started again")
+    ended.or_fail(
+        Code::Failed,
+        "control has ended",
+        "the log says why; it completes what it had begun when started again",
+    )
 }
 
 fn read_topology(path: &Path) -> Outcome<selvedge_model::Topology> {

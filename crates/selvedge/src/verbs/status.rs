@@ -87,7 +87,12 @@ fn explain(app: &AppStatus, terminal: Terminal) {
         terminal.line("");
         let at = ago(failure.at_ms, now_ms());
         let text = format!("{}: push {} ({at}) did not go live", app.summary.app, failure.push);
-        terminal.line(format!("{}: {}: {}", terminal.paint(Look::Warn, text), failure.stage, failure.reason));
+        terminal.line(format!(
+            "{}: {}: {}",
+            terminal.paint(Look::Warn, text),
+            failure.stage,
+            failure.reason
+        ));
         for line in &failure.last_lines {
             terminal.line(format!("    {}", terminal.paint(Look::Faint, line)));
         }

@@ -33,7 +33,10 @@ async fn a_day_on_the_command_line() {
     let release = planet.live_release("static-site").await.unwrap();
     let (code, text, _) = run(verb(&["status"])).await;
     assert_eq!(code, Some(0));
-    assert!(text.contains("static-site") && text.contains(&release) && text.contains("8 of 8"), "{text}");
+    assert!(
+        text.contains("static-site") && text.contains(&release) && text.contains("8 of 8"),
+        "{text}"
+    );
     assert!(!text.contains('\x1b'), "colour in a pipe");
     let (_, text, _) = run(verb(&["releases"])).await;
     assert!(text.contains(&format!("{release} live")), "{text}");
@@ -42,7 +45,9 @@ async fn a_day_on_the_command_line() {
     let (_, text, _) = run(verb(&["sites", "--json"])).await;
     let sites: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(sites.as_array().unwrap().len(), 8);
-    for (city, site) in [("Tokyo", "tyo"), ("Paris", "fra"), ("Auckland", "syd"), ("Chicago", "nyc")] {
+    for (city, site) in
+        [("Tokyo", "tyo"), ("Paris", "fra"), ("Auckland", "syd"), ("Chicago", "nyc")]
+    {
         for scheme in ["http", "https"] {
             let url = format!("{scheme}://static-site.edge.test/release.txt");
             let (code, text, words) = run(verb(&["curl", &url, "--from", city, "--json"])).await;
@@ -75,7 +80,10 @@ async fn the_box_is_found_by_nobody_else_and_starts_once() {
     let elsewhere = tempfile::tempdir().unwrap();
     let http = planet.info.sites[0].http.to_string();
     let mut third = Command::new(binary);
-    third.args(["dev", "--data"]).arg(elsewhere.path().join("box")).args(["--http", &http, "--sites", "1"]);
+    third
+        .args(["dev", "--data"])
+        .arg(elsewhere.path().join("box"))
+        .args(["--http", &http, "--sites", "1"]);
     let (code, _, words) = run(third).await;
     assert_eq!(code, Some(5), "{words}");
     assert!(words.contains("process ") && words.contains("--http"), "{words}");

@@ -105,14 +105,19 @@ async fn an_agent_is_killed() {
         .sites
         .iter()
         .skip(1)
-        .map(|site| (SocketAddr::new(site.address, site.http), SocketAddr::new(site.address, site.https)))
+        .map(|site| {
+            (SocketAddr::new(site.address, site.http), SocketAddr::new(site.address, site.https))
+        })
         .collect();
     let clients = Clients::start_at(&planet, &others, &PAGES, 2, PAUSE);
     let victim = planet.info.sites[0].clone();
     let below = descendants(victim.pid);
     assert!(!below.is_empty(), "the site runs no workload");
     signal(victim.pid, Signal::SIGKILL);
-    eventually("its workloads end with it", async || below.iter().all(|pid| !lives(*pid)).then_some(())).await;
+    eventually("its workloads end with it", async || {
+        below.iter().all(|pid| !lives(*pid)).then_some(())
+    })
+    .await;
     eventually("it is started again", async || {
         let info = planet.current_info()?;
         info.sites.iter().any(|site| site.id == victim.id && site.pid != victim.pid).then_some(())
@@ -135,18 +140,26 @@ async fn the_supervisor_is_killed_and_then_everything() {
     let below = descendants(planet.supervisor_pid());
     signal(planet.supervisor_pid(), Signal::SIGKILL);
     planet.supervisor_ended().await;
-    eventually("everything ends with the supervisor", async || below.iter().all(|pid| !lives(*pid)).then_some(()))
-        .await;
+    eventually("everything ends with the supervisor", async || {
+        below.iter().all(|pid| !lives(*pid)).then_some(())
+    })
+    .await;
     planet.restart().await;
     everywhere(&planet, &release).await;
     let below = descendants(planet.supervisor_pid());
     let agents: Vec<u32> = planet.info.sites.iter().map(|site| site.pid).collect();
-    for pid in std::iter::once(planet.supervisor_pid()).chain([planet.info.control_pid]).chain(agents) {
+    for pid in
+        std::iter::once(planet.supervisor_pid()).chain([planet.info.control_pid]).chain(agents)
+    {
         // One may have ended by the death of another.
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap()),
+            Signal::SIGKILL,
+        );
     }
     planet.supervisor_ended().await;
-    eventually("no orphan is left", async || below.iter().all(|pid| !lives(*pid)).then_some(())).await;
+    eventually("no orphan is left", async || below.iter().all(|pid| !lives(*pid)).then_some(()))
+        .await;
     planet.restart().await;
     everywhere(&planet, &release).await;
     repository.write("CHANGES.txt", "after everything\n");

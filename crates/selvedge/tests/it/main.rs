@@ -1,8 +1,13 @@
 //! End to end: the real binary, real git, real apps, on a planet in a box.
 
+#[cfg(test)]
 mod harness;
 
+#[cfg(test)]
 mod command_line;
+#[cfg(test)]
 mod kills;
+#[cfg(test)]
 mod refusals;
+#[cfg(test)]
 mod spine;

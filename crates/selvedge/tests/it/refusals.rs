@@ -19,7 +19,9 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
 "#;
 
 fn manifest(app: &str, service: &str) -> String {
-    format!("[app]\nname = \"{app}\"\n\n[[service]]\nname = \"web\"\nkind = \"process\"\n{service}\n")
+    format!(
+        "[app]\nname = \"{app}\"\n\n[[service]]\nname = \"web\"\nkind = \"process\"\n{service}\n"
+    )
 }
 
 const GOOD: &str = "command = \"exec python3 server.py\"\nhealth = \"/\"";
@@ -36,7 +38,8 @@ impl Scene {
     async fn new() -> Self {
         let planet = Planet::start(3, &[]).await;
         let files = [("selvedge.toml", manifest("victim", GOOD)), ("server.py", SERVER.into())];
-        let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+        let files: Vec<(&str, &str)> =
+            files.iter().map(|(path, text)| (*path, text.as_str())).collect();
         let repository = Repository::with_files("victim", &files).await;
         repository.push_live(&planet).await;
         let release = planet.live_release("victim").await.unwrap();
@@ -59,14 +62,25 @@ impl Scene {
     async fn check(&self, case: &str, pushed: &Pushed, words: &[&str]) {
         assert!(!pushed.ok, "{case}: was accepted:\n{}", pushed.words);
         for word in words {
-            assert!(pushed.words.contains(word), "{case}: {word:?} was not said:\n{}", pushed.words);
+            assert!(
+                pushed.words.contains(word),
+                "{case}: {word:?} was not said:\n{}",
+                pushed.words
+            );
         }
-        assert_eq!(self.planet.live_release("victim").await.as_ref(), Some(&self.release), "{case}");
+        assert_eq!(
+            self.planet.live_release("victim").await.as_ref(),
+            Some(&self.release),
+            "{case}"
+        );
         eventually(&format!("{case}: nothing is left running"), async || {
             (descendants(self.planet.supervisor_pid()).len() == self.processes).then_some(())
         })
         .await;
-        let main = self.repository.fetch(&self.planet, &format!("{}/victim.git", self.planet.info.git)).await;
+        let main = self
+            .repository
+            .fetch(&self.planet, &format!("{}/victim.git", self.planet.info.git))
+            .await;
         assert_eq!(main, self.repository.git(&["rev-parse", "HEAD"]).await, "{case}: main moved");
     }
 }
@@ -77,18 +91,36 @@ async fn what_fails_before_it_is_live_is_refused_in_words() {
         return;
     }
     let scene = Scene::new().await;
-    let failing_test = manifest("victim", GOOD).replace("[[service]]", "test = \"sh test.sh\"\n\n[[service]]");
+    let failing_test =
+        manifest("victim", GOOD).replace("[[service]]", "test = \"sh test.sh\"\n\n[[service]]");
     let test = "echo checking sums; echo 'expected 4, got 5' >&2; exit 3\n";
     scene
-        .refused("a failing test", &[("selvedge.toml", &failing_test), ("test.sh", test)], &["test", "expected 4, got 5"])
+        .refused(
+            "a failing test",
+            &[("selvedge.toml", &failing_test), ("test.sh", test)],
+            &["test", "expected 4, got 5"],
+        )
         .await;
-    let crash = manifest("victim", "command = \"echo no database here >&2; exit 7\"\nhealth = \"/\"");
-    scene.refused("a crash at start", &[("selvedge.toml", &crash)], &["warm", "no database here"]).await;
+    let crash =
+        manifest("victim", "command = \"echo no database here >&2; exit 7\"\nhealth = \"/\"");
+    scene
+        .refused("a crash at start", &[("selvedge.toml", &crash)], &["warm", "no database here"])
+        .await;
     let typo = manifest("victim", GOOD).replace("health", "heath");
-    scene.refused("a bad selvedge.toml", &[("selvedge.toml", &typo)], &["selvedge.toml:8", "heath", "health"]).await;
-    let silent = manifest("victim", "command = \"exec sleep 1000\"\nhealth = \"/\"\nstart_timeout = \"2s\"");
+    scene
+        .refused(
+            "a bad selvedge.toml",
+            &[("selvedge.toml", &typo)],
+            &["selvedge.toml:8", "heath", "health"],
+        )
+        .await;
+    let silent =
+        manifest("victim", "command = \"exec sleep 1000\"\nhealth = \"/\"\nstart_timeout = \"2s\"");
     scene.refused("never ready", &[("selvedge.toml", &silent)], &["warm", "ready"]).await;
-    let impossible = format!("{}\n[placement]\nmin_sites = 2\njurisdictions = [\"JP\"]\n", manifest("victim", GOOD));
+    let impossible = format!(
+        "{}\n[placement]\nmin_sites = 2\njurisdictions = [\"JP\"]\n",
+        manifest("victim", GOOD)
+    );
     scene.refused("impossible placement", &[("selvedge.toml", &impossible)], &["JP"]).await;
     scene.planet.stop().await;
 }
@@ -103,7 +135,13 @@ async fn a_build_reaches_neither_control_nor_its_data() {
         |build: &str| manifest("victim", &format!("{GOOD}\nbuild = '''\n{build}\n'''"));
     let data = scene.planet.data.join("control");
     let listing = with_build(&format!("ls {} && echo SEEN", data.display()));
-    scene.refused("reading control's data", &[("selvedge.toml", &listing)], &["build", "No such file"]).await;
+    scene
+        .refused(
+            "reading control's data",
+            &[("selvedge.toml", &listing)],
+            &["build", "No such file"],
+        )
+        .await;
     let token = with_build(&format!("cat {}/token || exit 9", data.display()));
     scene.refused("reading control's token", &[("selvedge.toml", &token)], &["build"]).await;
     let control = &scene.planet.info.control;
@@ -136,7 +174,11 @@ async fn two_apps_can_not_claim_one_host() {
     let second = Repository::with_files("second", &[("selvedge.toml", &app("second")), page]).await;
     let pushed = second.push(&planet).await;
     assert!(!pushed.ok);
-    assert!(pushed.words.contains("www.example.com") && pushed.words.contains("first"), "{}", pushed.words);
+    assert!(
+        pushed.words.contains("www.example.com") && pushed.words.contains("first"),
+        "{}",
+        pushed.words
+    );
     assert!(planet.live_release("first").await.is_some());
     assert_eq!(planet.live_release("second").await, None);
     // The same app from another repository is refused as well.
@@ -155,7 +197,8 @@ async fn pushes_that_git_must_refuse() {
     let pushed = scene.repository.push_to(&scene.planet, "HEAD:refs/heads/feature").await;
     scene.check("another branch", &pushed, &["feature", "git push", "main"]).await;
     let url = format!("{}/victim.git", scene.planet.info.git);
-    let output = scene.repository.authorized(&["push", &url, "HEAD:main"], "wrong").output().await.unwrap();
+    let output =
+        scene.repository.authorized(&["push", &url, "HEAD:main"], "wrong").output().await.unwrap();
     assert!(!output.status.success(), "a wrong token was accepted");
     let anonymous = scene.repository.git_command(&["ls-remote", &url]).output().await.unwrap();
     assert!(!anonymous.status.success(), "no token was accepted");
@@ -166,13 +209,20 @@ async fn pushes_that_git_must_refuse() {
     scene.repository.write("selvedge.toml", &slow);
     scene.repository.commit("One").await;
     let base = scene.repository.git(&["rev-parse", "HEAD~1"]).await;
-    let mut first = scene.repository.push_command(&scene.planet, "HEAD:refs/heads/main").spawn().unwrap();
+    let mut first =
+        scene.repository.push_command(&scene.planet, "HEAD:refs/heads/main").spawn().unwrap();
     scene.repository.git(&["branch", "other", &base]).await;
-    let other = scene.repository.git(&["commit-tree", "-p", &base, "-m", "Two", "HEAD^{tree}"]).await;
+    let other =
+        scene.repository.git(&["commit-tree", "-p", &base, "-m", "Two", "HEAD^{tree}"]).await;
     let second = scene.repository.push_to(&scene.planet, &format!("{other}:refs/heads/main")).await;
     let first = first.wait().await.unwrap();
-    assert!(first.success() != second.ok, "both or none of two racing pushes were accepted: {}", second.words);
-    let seen: BTreeSet<usize> = scene.planet.info.sites.iter().map(|site| descendants(site.pid).len()).collect();
+    assert!(
+        first.success() != second.ok,
+        "both or none of two racing pushes were accepted: {}",
+        second.words
+    );
+    let seen: BTreeSet<usize> =
+        scene.planet.info.sites.iter().map(|site| descendants(site.pid).len()).collect();
     assert!(!seen.contains(&0), "a site stopped serving");
     scene.planet.stop().await;
 }

@@ -61,7 +61,10 @@ async fn pushes_and_rollbacks_in_a_row_without_a_wrong_answer() {
             .sites
             .iter()
             .flat_map(|site| descendants(site.pid))
-            .filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with("node")))
+            .filter(|pid| {
+                std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                    .is_ok_and(|comm| comm.starts_with("node"))
+            })
             .count();
         (nodes == 2 * planet.info.sites.len()).then_some(())
     })
@@ -73,7 +76,12 @@ async fn pushes_and_rollbacks_in_a_row_without_a_wrong_answer() {
 async fn roll_back(planet: &Planet, repository: &Repository) {
     let app = repository.name.as_str();
     let before = planet.live_release(app).await.unwrap();
-    let output = planet.command(&repository.path).args(["rollback", "--app", app, "--json"]).output().await.unwrap();
+    let output = planet
+        .command(&repository.path)
+        .args(["rollback", "--app", app, "--json"])
+        .output()
+        .await
+        .unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "the rollback of {app} failed:\n{words}");
     let push: selvedge_model::Push = serde_json::from_slice(&output.stdout).unwrap();

@@ -93,7 +93,12 @@ impl Clients {
             .info
             .sites
             .iter()
-            .map(|site| (SocketAddr::new(site.address, site.http), SocketAddr::new(site.address, site.https)))
+            .map(|site| {
+                (
+                    SocketAddr::new(site.address, site.http),
+                    SocketAddr::new(site.address, site.https),
+                )
+            })
             .collect();
         Self::start_at(planet, &sites, pages, count, pause)
     }
@@ -188,7 +193,10 @@ impl Client {
             if let Err(problem) = self.visit(site, &page).await {
                 self.connections.remove(&(site, page.app));
                 let habit = self.habit;
-                self.tally.failed.push(format!("{habit:?} {}{} at site {site}: {problem:#}", page.app, page.path));
+                self.tally.failed.push(format!(
+                    "{habit:?} {}{} at site {site}: {problem:#}",
+                    page.app, page.path
+                ));
             }
         }
         self.tally
@@ -205,11 +213,14 @@ impl Client {
         let header = |name: &str| {
             parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
         };
-        let release = header("selvedge-release").ok_or_else(|| anyhow::anyhow!("no release header"))?;
+        let release =
+            header("selvedge-release").ok_or_else(|| anyhow::anyhow!("no release header"))?;
         let epoch: Epoch = header("selvedge-epoch").unwrap_or_default().parse()?;
         if !body.contains(&release) {
             let start: String = body.chars().take(120).collect();
-            self.tally.differing.push(format!("{}{}: header {release}, body {start}", page.app, page.path));
+            self.tally
+                .differing
+                .push(format!("{}{}: header {release}, body {start}", page.app, page.path));
         }
         self.remember(site, page.app, epoch, &parts.headers);
         Ok(())
@@ -224,7 +235,9 @@ impl Client {
             request.uri(page.path).header(http::header::HOST, host)
         };
         request = match (self.habit, self.pins.get(page.app)) {
-            (Habit::Http1Cookie, Some(pin)) => request.header(http::header::COOKIE, format!("a=b; selvedge-pin={pin}")),
+            (Habit::Http1Cookie, Some(pin)) => {
+                request.header(http::header::COOKIE, format!("a=b; selvedge-pin={pin}"))
+            }
             (Habit::Http2Header, Some(pin)) => request.header("selvedge-pin", pin),
             _ => request,
         };
@@ -239,9 +252,13 @@ impl Client {
         request: http::Request<Empty<Bytes>>,
     ) -> anyhow::Result<http::Response<hyper::body::Incoming>> {
         let kept = match self.connections.remove(&(site, app)) {
-            Some(Sender::Http1(mut sender)) if sender.ready().await.is_ok() => Some(Sender::Http1(sender)),
-            Some(Sender::Http2(mut sender)) if sender.ready().await.is_ok() => Some(Sender::Http2(sender)),
-            _ => None,
+            Some(Sender::Http1(mut sender)) => {
+                sender.ready().await.ok().map(|()| Sender::Http1(sender))
+            }
+            Some(Sender::Http2(mut sender)) => {
+                sender.ready().await.ok().map(|()| Sender::Http2(sender))
+            }
+            None => None,
         };
         let mut sender = match kept {
             Some(sender) => sender,
@@ -265,20 +282,30 @@ impl Client {
         }
         let stream = TcpStream::connect(https).await?;
         let name = ServerName::try_from(host.to_owned())?;
-        let stream = tokio_rustls::TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        let stream =
+            tokio_rustls::TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         Ok(Sender::Http2(sender))
     }
 
-    fn remember(&mut self, site: usize, app: &'static str, epoch: Epoch, headers: &http::HeaderMap) {
+    fn remember(
+        &mut self,
+        site: usize,
+        app: &'static str,
+        epoch: Epoch,
+        headers: &http::HeaderMap,
+    ) {
         let pinned = matches!(self.habit, Habit::Http1Cookie | Habit::Http2Header);
         // With a pin the order holds over all sites, without one at each site.
         let place = if pinned { usize::MAX } else { site };
         let newest = self.seen.entry((app, place)).or_insert(epoch);
         if epoch < *newest {
             let habit = self.habit;
-            self.tally.went_back.push(format!("{habit:?} {app} at site {site}: {epoch} after {newest}"));
+            self.tally
+                .went_back
+                .push(format!("{habit:?} {app} at site {site}: {epoch} after {newest}"));
         }
         *newest = epoch.max(*newest);
         self.tally.epochs.entry(app).or_default().insert(epoch);
@@ -287,9 +314,13 @@ impl Client {
                 .get_all(http::header::SET_COOKIE)
                 .iter()
                 .filter_map(|value| value.to_str().ok())
-                .filter_map(|value| value.split(';').next()?.strip_prefix("selvedge-pin=").map(str::to_owned))
+                .filter_map(|value| {
+                    value.split(';').next()?.strip_prefix("selvedge-pin=").map(str::to_owned)
+                })
                 .next(),
-            Habit::Http2Header => headers.get("selvedge-pin").and_then(|value| value.to_str().ok()).map(str::to_owned),
+            Habit::Http2Header => {
+                headers.get("selvedge-pin").and_then(|value| value.to_str().ok()).map(str::to_owned)
+            }
             Habit::Http1Forgetful | Habit::Http2Forgetful => None,
         };
         if let Some(pin) = pin {

@@ -58,7 +58,10 @@ impl Planet {
 
     /// Waits for the supervisor to end.
     pub(crate) async fn supervisor_ended(&mut self) -> std::process::ExitStatus {
-        tokio::time::timeout(PATIENCE, self.supervisor.wait()).await.expect("the supervisor did not end").unwrap()
+        tokio::time::timeout(PATIENCE, self.supervisor.wait())
+            .await
+            .expect("the supervisor did not end")
+            .unwrap()
     }
 
     /// Asks the box to end and waits for it.
@@ -121,7 +124,9 @@ async fn launch(arguments: &[String]) -> (Child, DevInfo) {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("the box was not ready in time");
+    let line = tokio::time::timeout(PATIENCE, lines.next_line())
+        .await
+        .expect("the box was not ready in time");
     let Some(line) = line.unwrap() else {
         panic!("the box ended before it was ready: {:?}", child.wait().await);
     };
@@ -149,7 +154,8 @@ fn free_ports(sites: usize) -> [u16; 4] {
 
 /// Sends a signal to a process that this test started.
 pub(crate) fn signal(pid: u32, signal: nix::sys::signal::Signal) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap()), signal)
+        .unwrap();
 }
 
 /// Asks until there is an answer.
@@ -168,7 +174,10 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
 pub(crate) fn descendants(pid: u32) -> Vec<u32> {
     let mut parents = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(child) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(child) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
         // The command stands in parentheses and may hold spaces.
         let Some((_, rest)) = stat.rsplit_once(')') else { continue };

@@ -95,7 +95,11 @@ impl Repository {
 
     /// Fetches main of `url` into `FETCH_HEAD` and returns its commit.
     pub(crate) async fn fetch(&self, planet: &Planet, url: &str) -> String {
-        let output = self.authorized(&["fetch", "--quiet", url, "main"], &planet.info.token.0).output().await.unwrap();
+        let output = self
+            .authorized(&["fetch", "--quiet", url, "main"], &planet.info.token.0)
+            .output()
+            .await
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         self.git(&["rev-parse", "FETCH_HEAD"]).await
     }
@@ -133,7 +137,10 @@ impl Repository {
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap_or_else(|error| panic!("{}: {error}", from.display())).flatten() {
+    for entry in std::fs::read_dir(from)
+        .unwrap_or_else(|error| panic!("{}: {error}", from.display()))
+        .flatten()
+    {
         let kind = entry.file_type().unwrap();
         if kind.is_dir() && entry.file_name() != "node_modules" {
             copy(&entry.path(), &to.join(entry.file_name()));
