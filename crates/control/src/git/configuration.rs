@@ -38,6 +38,7 @@ const SETTINGS: &str = r#"# Written by Selvedge at every start.
 	badTimezone = warn
 [safe]
 	bareRepository = all
+	directory = *
 "#;
 
 /// Writes `home/.gitconfig` and `home/hooks/proc-receive`, which runs `executable` with the verb

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use selvedge_model::{App, Service, Stage};
-use selvedge_runtime::{TaskOutcome, TaskSpec};
+use selvedge_runtime::{RuntimeError, TaskOutcome, TaskSpec};
 use tokio::sync::mpsc;
 
 use super::progress::Tail;
@@ -117,7 +117,15 @@ impl Run {
             tail.into_lines()
         };
         let (outcome, last_lines) = tokio::join!(self.shared.runtime.run_task(spec, sender), show);
-        let outcome = outcome.map_err(broken("run the command"))?;
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error @ RuntimeError::NoSandbox(_)) => {
+                return Err(Refusal::new(format!(
+                    "{subject} was not run: {error}. Mend that, or start control with --unsafe-builds"
+                )));
+            }
+            Err(error) => return Err(broken("run the command")(error)),
+        };
         match failure(&outcome, timeout) {
             None => Ok(()),
             Some(what) => {

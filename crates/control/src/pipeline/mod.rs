@@ -258,6 +258,10 @@ impl Handle {
         old: Option<Oid>,
         new: Oid,
     ) -> Result<Ticket, SubmitError> {
+        let known = self.shared.git.repository(repository).has_commit(&new).await;
+        if !known.map_err(SubmitError::Git)? {
+            return Err(SubmitError::NoCommit(new));
+        }
         let (reply, answer) = oneshot::channel();
         let repository = repository.clone();
         let submission = Submission { repository, cause, old, new, reply };

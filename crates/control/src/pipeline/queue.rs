@@ -121,9 +121,6 @@ impl Queues {
         let shared = Arc::clone(&self.shared);
         let name = &submission.repository;
         let repository = shared.git.repository(name);
-        if !repository.has_commit(&submission.new).await.map_err(SubmitError::Git)? {
-            return Err(SubmitError::NoCommit(submission.new.clone()));
-        }
         let queue = self.queue(name);
         let Ok(place) = queue.jobs.try_reserve() else {
             return Err(SubmitError::Busy(name.clone()));
