@@ -20,11 +20,7 @@ impl Run {
         for candidate in &fresh {
             size += self.publish_one(candidate).await?;
         }
-        self.end(Some(if fresh.is_empty() {
-            "stored before".to_owned()
-        } else {
-            format!("{}.{} MiB", size >> 20, ((size & 0xf_ffff) * 10) >> 20)
-        }));
+        self.end(Some(if fresh.is_empty() { "stored before".to_owned() } else { amount(size) }));
         Ok(())
     }
 
@@ -87,6 +83,14 @@ impl Run {
     }
 }
 
+/// A number of bytes for people.
+fn amount(bytes: u64) -> String {
+    match bytes {
+        0..0x10_0000 => format!("{} KiB", bytes.div_ceil(1 << 10)),
+        _ => format!("{}.{} MiB", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20),
+    }
+}
+
 /// The directory that a service ships: the root of a static one, else all of the app.
 fn directory(checkout: &Path, service: &Service) -> Result<PathBuf, Refusal> {
     let ServiceKind::Static { root } = &service.kind else { return Ok(checkout.to_owned()) };
@@ -125,4 +129,16 @@ pub(super) async fn stored(
         }
     }
     Ok(Some(release))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_read_well() {
+        assert_eq!(amount(1), "1 KiB");
+        assert_eq!(amount(5 << 10), "5 KiB");
+        assert_eq!(amount((3 << 20) + (1 << 19)), "3.5 MiB");
+    }
 }

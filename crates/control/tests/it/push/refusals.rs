@@ -16,8 +16,9 @@ async fn nothing_changes_when_a_push_is_refused() {
     let main = user.remote_main().await;
     let log = "echo first; echo the cause; exit 3";
     let escape = format!("ls {}", world.data("repositories").display());
+    let reach = format!("git ls-remote {}", world.remote("shop"));
     let link = "rm -r public; ln -s /etc public";
-    let cases: [(&str, String, Stage, &[&str]); 7] = [
+    let cases: [(&str, String, Stage, &[&str]); 8] = [
         ("x", manifest("shop", "color = 1"), Stage::Validate, &["selvedge.toml:3:1", "color"]),
         (
             "x",
@@ -37,6 +38,12 @@ async fn nothing_changes_when_a_push_is_refused() {
             manifest("shop", &format!("build = \"{link}\"")),
             Stage::Publish,
             &["leads out of the app"],
+        ),
+        (
+            "x",
+            manifest("shop", &format!("build = \"{reach}\"")),
+            Stage::Build,
+            &["unable to access", "failed with exit code 128"],
         ),
         ("x", manifest("shop", "") + "[placement]\nmin_sites = 9\n", Stage::Plan, &["9"]),
         (
