@@ -11,6 +11,7 @@ use selvedge_model::documents::Probe;
 use selvedge_model::manifest::{PathPattern, ServiceKind};
 use selvedge_model::{App, Epoch, Host};
 use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How long one request may take to its response's head.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -146,16 +147,10 @@ async fn exchange(
         .header(header::HOST, target.host.as_str())
         .header(header::USER_AGENT, concat!("selvedge-probe/", env!("CARGO_PKG_VERSION")))
         .body(Empty::<bytes::Bytes>::new())?;
-    let exchange = sender.send_request(request);
-    let response = tokio::select! {
-        response = exchange => response?,
-        // The connection's future must be polled for the exchange to move; it ends first only
-        // when the proxy hangs up.
-        ended = connection => {
-            ended?;
-            return Err("the proxy closed the connection".into());
-        }
-    };
+    // In a task of its own, as a connection that the proxy closes after the answer would otherwise
+    // race with the answer. An error of the connection also fails the request.
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let response = sender.send_request(request).await?;
     let epoch = response
         .headers()
         .get("selvedge-epoch")

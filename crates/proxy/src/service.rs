@@ -159,6 +159,8 @@ impl Asked<'_> {
             return Err(Fault::workload(StatusCode::BAD_GATEWAY, "malformed", title));
         }
         let mut response = response.map(Payload::Workload);
+        // The version is the connection's too: a workload that speaks HTTP/1.0 must not end ours.
+        *response.version_mut() = Version::HTTP_11;
         forward::to_client(response.headers_mut());
         Ok(response)
     }

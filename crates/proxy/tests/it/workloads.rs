@@ -288,6 +288,21 @@ async fn an_answer_framed_twice_is_framed_once() {
     }
 }
 
+#[tokio::test]
+async fn a_workload_of_http_1_0_ends_its_own_connection_only() {
+    let connect = scripted(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
+    });
+    let (_, target) = workload(connect, UpstreamLimits::default());
+    let site = Site::start(app(Some(1), vec![(1, target)])).await;
+    let mut client = Client::plain(&site).await;
+    for _ in 0..3 {
+        let answer = client.get("/").await;
+        assert_eq!((answer.text(), answer.header("connection")), ("hello", ""));
+    }
+}
+
 /// The first answer on a connection is good; at the second request the workload hangs up.
 fn once_a_connection(posts: Arc<AtomicUsize>) -> Arc<Scripted> {
     scripted(move |_, mut stream| {
