@@ -121,7 +121,13 @@ async fn what_fails_before_it_is_live_is_refused_in_words() {
         "{}\n[placement]\nmin_sites = 2\njurisdictions = [\"JP\"]\n",
         manifest("victim", GOOD)
     );
-    scene.refused("impossible placement", &[("selvedge.toml", &impossible)], &["min_sites is 2", "jurisdictions"]).await;
+    scene
+        .refused(
+            "impossible placement",
+            &[("selvedge.toml", &impossible)],
+            &["min_sites is 2", "jurisdictions"],
+        )
+        .await;
     scene.planet.stop().await;
 }
 
