@@ -2,11 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use selvedge_model::RepositoryName;
 
 use super::command::{GitError, Run};
 use super::{MAIN, OWN_REFS, Oid};
+
+/// A lock on a ref that is older than this has no holder: git holds one for milliseconds.
+const STALE: Duration = Duration::from_secs(10);
 
 /// A bare repository on disk. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -122,31 +126,63 @@ impl Repository {
     ) -> Result<(), GitError> {
         let zero = "0".repeat(40);
         let old = old.map_or(zero.as_str(), Oid::as_str);
-        let run = self.git("update-ref").unkillable();
-        let run = match new {
-            Some(new) => run.arg(name).arg(new.as_str()).arg(old),
-            None => run.arg("-d").arg(name).arg(old),
+        let moved = match new {
+            Some(new) => self.update_ref(name, &[name, new.as_str(), old]).await,
+            None => self.update_ref(name, &["-d", name, old]).await,
         };
-        let (code, _, complaint) = run.code().await?;
-        if code == 0 || self.read_ref(name).await?.as_ref() == new {
+        let Err(error) = moved else { return Ok(()) };
+        if self.read_ref(name).await?.as_ref() == new {
             return Ok(());
         }
-        if complaint.contains("but expected") || complaint.contains("reference already exists") {
-            return Err(GitError::RefMoved { name: name.to_owned() });
+        match error {
+            GitError::Failed { complaint, .. }
+                if complaint.contains("but expected")
+                    || complaint.contains("reference already exists") =>
+            {
+                Err(GitError::RefMoved { name: name.to_owned() })
+            }
+            other => Err(other),
         }
-        Err(GitError::Failed { command: "update-ref".into(), complaint })
     }
 
     /// Points one of control's own refs at `oid`, which keeps the objects.
     pub async fn keep(&self, name: &str, oid: &Oid) -> Result<(), GitError> {
-        let run = self.git("update-ref").unkillable();
-        run.arg(format!("{OWN_REFS}/{name}")).arg(oid.as_str()).output().await.map(drop)
+        let name = format!("{OWN_REFS}/{name}");
+        self.update_ref(&name, &[&name, oid.as_str()]).await
     }
 
     /// Deletes one of control's own refs; absent is fine.
     pub async fn forget(&self, name: &str) -> Result<(), GitError> {
-        let run = self.git("update-ref").unkillable();
-        run.arg("-d").arg(format!("{OWN_REFS}/{name}")).output().await.map(drop)
+        let name = format!("{OWN_REFS}/{name}");
+        self.update_ref(&name, &["-d", &name]).await
+    }
+
+    /// Runs `git update-ref`, and again when a lock was in the way that nobody holds any more.
+    async fn update_ref(&self, name: &str, arguments: &[&str]) -> Result<(), GitError> {
+        let attempt = || {
+            let run = self.git("update-ref").unkillable();
+            arguments.iter().fold(run, Run::arg).output()
+        };
+        match attempt().await {
+            Err(GitError::Failed { complaint, .. })
+                if complaint.contains(".lock") && self.unlock(name) =>
+            {
+                attempt().await.map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Removes locks that a git has left which was killed; says whether there were any.
+    fn unlock(&self, name: &str) -> bool {
+        [format!("{name}.lock"), "packed-refs.lock".to_owned()].iter().any(|lock| {
+            let lock = self.path.join(lock);
+            let age = std::fs::metadata(&lock)
+                .and_then(|metadata| metadata.modified())
+                .ok()
+                .and_then(|modified| modified.elapsed().ok());
+            age.is_some_and(|age| age >= STALE) && std::fs::remove_file(&lock).is_ok()
+        })
     }
 
     /// Whether `oid` is a commit that is here.

@@ -38,10 +38,13 @@ async fn take_name(
 ) -> Result<(), Refusal> {
     let app = &candidate.app.name;
     let failed = "claim the app's name";
-    // Whether another repository's claim is only what a refused first push has left.
-    let abandoned = match super::receive::record(shared, app).await? {
-        Some(record) if record.repository != *repository => !in_use(shared, &record).await?,
-        _ => false,
+    // Another repository's claim may be only what a refused first push has left.
+    let standing = super::receive::record(shared, app).await?;
+    let abandoned = match standing {
+        Some(record) if record.repository != *repository && !in_use(shared, &record).await? => {
+            Some(record)
+        }
+        _ => None,
     };
     let fresh = AppRecord {
         app: app.clone(),
@@ -54,8 +57,9 @@ async fn take_name(
     let owner = shared.store.update(&key, |standing: Option<AppRecord>| match standing {
         None => (Step::Put(fresh.clone()), None),
         Some(record) if record.repository == *repository => (Step::Keep, None),
-        // Epochs are never reused, whoever has the name.
-        Some(record) if abandoned && record.history.is_empty() => {
+        // Epochs are never reused, whoever has the name. A push of the other repository that has
+        // begun since then finds at its own reservation that the name has gone.
+        Some(record) if abandoned.as_ref() == Some(&record) => {
             let last_epoch = record.last_epoch;
             (Step::Put(AppRecord { last_epoch, ..fresh.clone() }), None)
         }

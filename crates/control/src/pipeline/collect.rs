@@ -3,7 +3,6 @@
 //! It runs in a repository's worker between pushes, so nothing of the repository is under way.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use selvedge_model::documents::AppRecord;
 use selvedge_model::{Digest, Push, Release, ReleaseId, RepositoryName, keys};
@@ -18,8 +17,13 @@ const KEPT_PUSHES: usize = 100;
 /// A dependency cache larger than this is emptied, in bytes.
 const MAX_CACHE: u64 = 4 << 30;
 
-/// Collects what nothing of the repository needs. Says whether a site is still to leave an app.
-pub(super) async fn collect(shared: &Arc<Shared>, name: &RepositoryName) -> Result<bool, Refusal> {
+/// Collects what nothing of the repository needs; `thorough` looks for blobs that a crash has left
+/// as well. Says whether a site is still to leave an app.
+pub(super) async fn collect(
+    shared: &Shared,
+    name: &RepositoryName,
+    thorough: bool,
+) -> Result<bool, Refusal> {
     let repository = shared.git.repository(name);
     let mut leaving = false;
     let mut deleted = false;
@@ -46,7 +50,7 @@ pub(super) async fn collect(shared: &Arc<Shared>, name: &RepositoryName) -> Resu
             repository.forget(own).await.map_err(broken("drop a ref"))?;
         }
     }
-    if deleted {
+    if deleted || thorough {
         blobs(shared).await?;
     }
     repository.tidy().await.map_err(broken("pack the repository"))?;

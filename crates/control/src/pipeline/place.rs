@@ -68,17 +68,22 @@ impl Run {
                 continue;
             }
             let reserve = |standing: Option<AppRecord>| match standing {
-                None => (Step::Keep, None),
-                Some(record) => {
+                Some(record) if record.repository == self.push.repository => {
                     let epoch = next(record.last_epoch, incarnation);
                     (Step::Put(AppRecord { last_epoch: epoch, ..record }), Some(epoch))
                 }
+                _ => (Step::Keep, None),
             };
             let key = keys::app(&planned.app);
             let epoch = self.shared.store.update(&key, reserve).await;
             let epoch = epoch.map_err(broken("reserve an epoch"))?;
-            planned.epoch =
-                Some(epoch.ok_or_else(|| Refusal::new(format!("{} has gone", planned.app)))?);
+            let taken = || {
+                let app = &planned.app;
+                Refusal::new(format!(
+                    "the app name {app} was taken by another repository meanwhile"
+                ))
+            };
+            planned.epoch = Some(epoch.ok_or_else(taken)?);
         }
         Ok(())
     }

@@ -160,6 +160,7 @@ struct Worker {
 impl Worker {
     async fn run(self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = jobs.recv().await {
+            let thorough = matches!(job, Job::Recover(_));
             match job {
                 Job::Recover(numbers) => self.recover(numbers).await,
                 Job::Push(push, log) => {
@@ -171,7 +172,7 @@ impl Worker {
                 }
                 Job::Retire => {}
             }
-            self.tidy().await;
+            self.tidy(thorough).await;
         }
     }
 
@@ -185,8 +186,8 @@ impl Worker {
     }
 
     /// Collects what nothing needs any more, and comes back when a site is still to leave.
-    async fn tidy(&self) {
-        match collect::collect(&self.shared, &self.repository).await {
+    async fn tidy(&self, thorough: bool) {
+        match collect::collect(&self.shared, &self.repository, thorough).await {
             Ok(false) => {}
             Ok(true) => {
                 let (jobs, wait) = (self.jobs.clone(), self.shared.limits.leave);

@@ -156,7 +156,9 @@ impl Run {
 
     /// Writes the final record, tells whoever listens, and drops what kept the objects.
     pub(super) async fn conclude(&mut self) {
-        self.name_the_slowest();
+        if let Some(words) = over_budget(&self.push) {
+            self.say(words);
+        }
         if let Err(error) = self.save().await {
             tracing::error!(reason = %error.reason, "the end of a push could not be recorded");
         }
@@ -166,25 +168,48 @@ impl Run {
         }
         self.log.add(PushEvent::Done { push: self.push.clone() });
     }
+}
 
-    /// Past the budget, the pusher is told where the time went.
-    fn name_the_slowest(&mut self) {
-        let until_active = self
-            .push
-            .stages
-            .iter()
-            .filter(|record| record.stage <= Stage::Activate)
-            .filter_map(|record| Some(record.started_ms + record.duration_ms?))
-            .max()
-            .map_or(0, |end| end.saturating_sub(self.push.received_ms));
-        let slowest = self.push.stages.iter().max_by_key(|record| record.duration_ms);
-        if let Some(slowest) = slowest.filter(|_| until_active > BUDGET_MS) {
-            let took = seconds(slowest.duration_ms.unwrap_or_default());
-            self.say(format_args!(
-                "This took {} up to the activation, over the budget of 5 min; the slowest stage was {} with {took}.",
-                seconds(until_active),
-                slowest.stage
-            ));
-        }
+/// Past the budget, the pusher is told where the time went.
+fn over_budget(push: &Push) -> Option<String> {
+    let end_of = |record: &StageRecord| Some(record.started_ms + record.duration_ms?);
+    let before = push.stages.iter().filter(|record| record.stage <= Stage::Activate);
+    let end = before.clone().filter_map(end_of).max()?;
+    let took_ms = end.saturating_sub(push.received_ms);
+    let slowest = before.max_by_key(|record| record.duration_ms)?;
+    (took_ms > BUDGET_MS).then(|| {
+        format!(
+            "This took {} up to the activation, over the budget of 5 min; the slowest stage was {} with {}.",
+            seconds(took_ms),
+            slowest.stage,
+            seconds(slowest.duration_ms.unwrap_or_default())
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::tests::push;
+
+    #[test]
+    fn the_slowest_stage_is_named_past_the_budget() {
+        let mut push = push(PushState::Live);
+        assert_eq!(over_budget(&push), None);
+        let record = |stage, started_ms, duration_ms| StageRecord {
+            stage,
+            started_ms,
+            duration_ms: Some(duration_ms),
+            note: None,
+        };
+        push.stages.push(record(Stage::Build, 0, 200_000));
+        push.stages.push(record(Stage::Warm, 200_000, 90_000));
+        // Verification is not part of the budget.
+        push.stages.push(record(Stage::Verify, 290_000, 500_000));
+        assert_eq!(over_budget(&push), None);
+        push.stages.push(record(Stage::Activate, 290_000, 11_000));
+        let words = over_budget(&push).unwrap();
+        assert!(words.starts_with("This took 5 min 1 s"), "{words}");
+        assert!(words.ends_with("build with 3 min 20 s."), "{words}");
     }
 }

@@ -4,7 +4,7 @@ use selvedge_fabric::{Expect, Typed};
 use selvedge_model::documents::PushState;
 use selvedge_model::{Assignment, Stage, keys};
 
-use super::sites::{SLOW_START, SLOW_SWITCH};
+use super::sites::{ANSWERS_500, SLOW_START, SLOW_SWITCH};
 use super::world::{World, repository};
 
 fn in_stage(stage: Stage) -> impl Fn(&selvedge_model::Push) -> bool {
@@ -155,4 +155,35 @@ async fn killed_in_any_stage_it_completes_or_undoes() {
     }
     user.change("the end", "the end").await;
     user.push_ok().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_cut_short_is_carried_on() {
+    let mut world = World::start().await;
+    let user = world.user("shop").await;
+    user.push_ok().await;
+    let good = user.git(&["rev-parse", "HEAD^{tree}"]).await;
+    let live = world.activation("shop").await.unwrap();
+    user.change("bad", ANSWERS_500).await;
+    let pushed = user.push();
+    tokio::pin!(pushed);
+    tokio::select! {
+        said = &mut pushed => panic!("the push has ended by itself: {said:?}"),
+        _ = world.until("shop", 3, |_| true) => {}
+    }
+    world.crash().await;
+    // A git that was killed as well has left its lock on main.
+    let lock = world.data("repositories/shop.git/refs/heads/main.lock");
+    let file = std::fs::File::create(&lock).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    world.restart().await;
+    let push = world.until("shop", 2, ended).await;
+    assert!(matches!(push.state, PushState::RolledBack(_)), "{push:?}");
+    let restored = world.activation("shop").await.unwrap();
+    assert_eq!(restored.entries[0].releases, live.entries[0].releases);
+    assert!(restored.newest() > live.newest());
+    user.git(&["remote", "set-url", "origin", &world.remote("shop")]).await;
+    user.git(&["fetch", "--quiet", "origin"]).await;
+    assert_eq!(user.git(&["rev-parse", "origin/main^{tree}"]).await, good);
+    assert!(!lock.exists());
 }
