@@ -62,19 +62,18 @@ struct AppProbe {
     /// What was asked about.
     about: (Epoch, Option<Generation>),
     task: AbortHandle,
-    result: Option<(Probe, Instant)>,
+    /// When the answer came; `None` while the question is under way.
+    answered: Option<Instant>,
+    /// The last answer, be it to an earlier question.
+    last: Option<Probe>,
 }
 
 impl AppProbe {
-    fn is_bad(&self) -> bool {
-        self.result.as_ref().is_some_and(|(probe, _)| {
-            probe.epoch != self.about.0 || !(1..500).contains(&probe.status)
-        })
-    }
-
+    /// A bad answer is asked for again after a while.
     fn retry_at(&self) -> Option<Instant> {
-        let (_, at) = self.result.as_ref()?;
-        self.is_bad().then(|| *at + ASK_AGAIN)
+        let (at, probe) = (self.answered?, self.last.as_ref()?);
+        let bad = probe.epoch != self.about.0 || !(1..500).contains(&probe.status);
+        bad.then(|| at + ASK_AGAIN)
     }
 }
 
@@ -85,7 +84,8 @@ impl Probes {
             && state.number == number
         {
             tracing::info!(app = %app.0, epoch = %probe.epoch, status = probe.status, "probed: {}", probe.detail);
-            state.result = Some((probe, Instant::now()));
+            state.answered = Some(Instant::now());
+            state.last = Some(probe);
         }
     }
 
@@ -95,7 +95,7 @@ impl Probes {
     }
 
     fn result(&self, app: &AppKey) -> Option<Probe> {
-        self.apps.get(app)?.result.as_ref().map(|(probe, _)| probe.clone())
+        self.apps.get(app)?.last.clone()
     }
 
     fn is_due(&self, app: &AppKey, about: (Epoch, Option<Generation>)) -> bool {
@@ -238,8 +238,9 @@ impl Reconciler {
             if let Some(earlier) = &earlier {
                 earlier.task.abort();
             }
-            let result = earlier.and_then(|it| it.result);
-            self.probes.apps.insert(app.clone(), AppProbe { number, about, task, result });
+            let last = earlier.and_then(|it| it.last);
+            let asked = AppProbe { number, about, task, answered: None, last };
+            self.probes.apps.insert(app.clone(), asked);
         }
     }
 

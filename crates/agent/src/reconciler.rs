@@ -39,6 +39,9 @@ use crate::workloads::{Running, unshared};
 /// How long requests may take that a workload still has when it is to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The shortest pause before a pass that only a timer asks for.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// How long to wait before something that the disk refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -432,8 +435,10 @@ impl Reconciler {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        let disk = (!self.disk.is_empty()).then(|| Instant::now() + RETRY);
-        [self.resources.retry_at(), self.probes.retry_at(), disk].into_iter().flatten().min()
+        let now = Instant::now();
+        let disk = (!self.disk.is_empty()).then(|| now + RETRY);
+        let times = [self.resources.retry_at(), self.probes.retry_at(), disk];
+        times.into_iter().flatten().min().map(|at| at.max(now + PAUSE))
     }
 }
 
