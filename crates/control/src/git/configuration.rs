@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::command::{GitError, private_directory};
 
@@ -41,11 +41,23 @@ const SETTINGS: &str = r#"# Written by Selvedge at every start.
 	directory = *
 "#;
 
-/// Writes `home/.gitconfig` and `home/hooks/proc-receive`, which runs `executable` with the verb
+/// Where short-lived files go, in the file system of the repositories.
+pub(super) fn scratch(home: &Path) -> PathBuf {
+    home.join("scratch")
+}
+
+/// Clears the scratch directory, and writes `home/.gitconfig` and `home/hooks/proc-receive`, which runs `executable` with the verb
 /// `hook`.
 pub(super) fn write(home: &Path, executable: &Path) -> Result<(), GitError> {
     let hooks = home.join("hooks");
     private_directory(&hooks)?;
+    let scratch = scratch(home);
+    if let Err(source) = fs::remove_dir_all(&scratch)
+        && source.kind() != io::ErrorKind::NotFound
+    {
+        return Err(GitError::File { what: "can't clear", path: scratch, source });
+    }
+    private_directory(&scratch)?;
     let mut settings = SETTINGS.as_bytes().to_vec();
     settings.extend_from_slice(b"[core]\n\thooksPath = ");
     settings.extend_from_slice(&quoted(hooks.as_os_str().as_bytes()));

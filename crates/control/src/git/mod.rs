@@ -114,7 +114,7 @@ impl Git {
     /// Makes the repository `name` if there is none.
     pub async fn create(&self, name: &RepositoryName) -> Result<Repository, GitError> {
         let repository = self.repository(name);
-        repository.create(&self.inner.root).await?;
+        repository.create().await?;
         Ok(repository)
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use selvedge_model::RepositoryName;
 
 use super::command::{GitError, Run};
-use super::{MAIN, OWN_REFS, Oid};
+use super::{MAIN, OWN_REFS, Oid, configuration};
 
 /// A lock on a ref that is older than this has no holder: git holds one for milliseconds.
 const STALE: Duration = Duration::from_secs(10);
@@ -59,8 +59,8 @@ impl Repository {
         self.path.join("HEAD").exists()
     }
 
-    /// Makes it in a scratch directory below `root` and moves it into place, whole.
-    pub(super) async fn create(&self, root: &Path) -> Result<(), GitError> {
+    /// Makes it in a scratch directory and moves it into place, whole.
+    pub(super) async fn create(&self) -> Result<(), GitError> {
         if self.exists() {
             return Ok(());
         }
@@ -69,7 +69,7 @@ impl Repository {
             path: self.path.clone(),
             source,
         };
-        let scratch = tempfile::Builder::new().prefix(".new-").tempdir_in(root).map_err(failed)?;
+        let scratch = self.scratch()?;
         let fresh = scratch.path().join("git");
         Run::at(&fresh, &self.home, "init")
             .arg("--quiet")
@@ -294,10 +294,12 @@ impl Repository {
         run.unkillable().output().await.map(drop)
     }
 
+    /// A directory that goes away with the value, or at the next start.
     fn scratch(&self) -> Result<tempfile::TempDir, GitError> {
-        tempfile::tempdir_in(&self.home).map_err(|source| GitError::File {
+        let path = configuration::scratch(&self.home);
+        tempfile::tempdir_in(&path).map_err(|source| GitError::File {
             what: "can't make a scratch directory in",
-            path: self.home.clone(),
+            path,
             source,
         })
     }
