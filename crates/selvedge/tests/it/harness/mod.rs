@@ -24,7 +24,7 @@ pub(crate) struct Planet {
     arguments: Vec<String>,
     supervisor: Child,
     // Last, so that the processes end before their directory goes.
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Planet {
@@ -41,7 +41,7 @@ impl Planet {
         all.extend(["--data".into(), data.to_string_lossy().into_owned()]);
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let (supervisor, info) = launch(&all).await;
-        Self { data, info, arguments: all, supervisor, _directory: directory }
+        Self { data, info, arguments: all, supervisor, directory }
     }
 
     /// Starts the supervisor again on the same data, after it has ended.
@@ -112,6 +112,16 @@ impl Planet {
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());
         command
+    }
+}
+
+/// A failed test leaves its box's logs to be looked at.
+impl Drop for Planet {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.directory.disable_cleanup(true);
+            eprintln!("the box of the failed test is kept in {}", self.data.display());
+        }
     }
 }
 
