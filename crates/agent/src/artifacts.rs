@@ -5,9 +5,9 @@
 //! nobody names is collected. Every decision about an artifact is taken under its lock in
 //! `ROOT/locks`, which the kernel gives back when a process dies.
 //!
-//! Unpacked files are not synced one by one. Instead an artifact carries the machine's boot id
-//! until a sync of the file system is through: what was unpacked in an earlier boot and still
-//! carries one may have lost data with the power, and is unpacked again.
+//! Unpacked files are not synced while a push waits for them. Instead an artifact carries the
+//! machine's boot id until its files are synced later: what was unpacked in an earlier boot and
+//! still carries one may have lost data with the power, and is unpacked again.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -21,7 +21,7 @@ use selvedge_fabric::artifact::{ArtifactError, Limits, unpack};
 use selvedge_fabric::{FabricError, SharedFabric};
 use selvedge_model::{Digest, SiteId};
 
-/// How long after an artifact was asked for its file system is synced: not in the middle of a push,
+/// How long after an artifact was asked for its files are synced: not in the middle of a push,
 /// when everybody waits for the disk.
 const SYNC_AFTER: Duration = Duration::from_secs(15);
 
@@ -152,14 +152,20 @@ impl Store {
         Ok(place.join("files"))
     }
 
+    /// Makes an artifact durable. Each file by itself: a sync of the whole file system would wait
+    /// for what other programs of the machine have written, and hold up every ledger meanwhile.
     fn sync(&self, digest: &Digest) {
         let place = self.place(digest);
         if !place.join("unsynced").exists() {
             return;
         }
-        let synced = File::open(&place)
-            .and_then(|file| nix::unistd::syncfs(&file).map_err(io::Error::from))
-            .and_then(|()| fs::remove_file(place.join("unsynced")));
+        // One agent of the machine is enough.
+        let Ok(_lock) = self.lock(digest) else { return };
+        let synced =
+            sync_below(&place).and_then(|()| match fs::remove_file(place.join("unsynced")) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            });
         if let Err(error) = synced {
             tracing::debug!(digest = %digest.short(), "artifact not synced: {error}");
         }
@@ -246,6 +252,20 @@ impl Store {
 fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Store { path, source }
+}
+
+/// Syncs the files and directories below `directory`, and it. Links have no data of their own.
+fn sync_below(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync_below(&entry.path())?;
+        } else if kind.is_file() {
+            File::open(entry.path())?.sync_data()?;
+        }
+    }
+    File::open(directory)?.sync_all()
 }
 
 fn names(directory: &Path) -> Result<Vec<String>, StoreError> {
