@@ -33,7 +33,7 @@ pub(crate) async fn control(options: cli::Control, terminal: Terminal) -> Outcom
         "control can't start",
         "see the cause above; the data directory is left as it was",
     )?;
-    let url = format!("http://{}", control.address());
+    let url = control.url();
     let info = ControlInfo {
         schema: SCHEMA,
         pid: std::process::id(),
