@@ -12,6 +12,7 @@ pub(crate) async fn follow(mut events: EventStream, terminal: Terminal) -> Outco
     while let Some(event) = events.next().await {
         let event = event.map_err(client_failure)?;
         match event {
+            PushEvent::Queued { ahead: 0 } => {}
             PushEvent::Queued { ahead } => {
                 terminal.line(format!("waiting for {ahead} earlier push(es)"))
             }

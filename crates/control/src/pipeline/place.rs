@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use selvedge_model::documents::AppRecord;
 use selvedge_model::geo::DistanceModel;
+use selvedge_model::manifest;
 use selvedge_model::{
     AppName, Assignment, Epoch, Release, ReleaseId, SiteId, Stage, Topology, keys,
 };
@@ -17,6 +18,31 @@ impl Run {
     /// Chooses sites for everything that changes, and reserves its epochs.
     pub(super) async fn place(&mut self, candidates: &[Candidate]) -> Result<(), Refusal> {
         self.begin(Stage::Plan).await?;
+        let chosen = self.choose(candidates).await?;
+        let notes: Vec<String> = chosen
+            .iter()
+            .map(|(app, sites)| format!("{app} at {}", count(sites.len(), "site")))
+            .collect();
+        for (app, sites) in chosen {
+            if let Some(planned) = self.push.apps.iter_mut().find(|it| it.app == app) {
+                planned.sites = sites;
+            }
+        }
+        self.reserve().await?;
+        self.end(Some(if notes.is_empty() {
+            "nothing changes".to_owned()
+        } else {
+            notes.join(", ")
+        }));
+        Ok(())
+    }
+
+    /// The sites of everything that changes, or which placement can't be met and why. Changes
+    /// nothing, so *validate* asks it too: what can't be placed need not be built.
+    pub(super) async fn choose(
+        &self,
+        candidates: &[Candidate],
+    ) -> Result<Vec<(AppName, BTreeSet<SiteId>)>, Refusal> {
         let topology: Option<Topology> =
             self.shared.store.get(keys::TOPOLOGY).await.map_err(broken("read the sites"))?;
         let topology = topology.unwrap_or_default();
@@ -27,7 +53,7 @@ impl Run {
             .await
             .map_err(broken("read what sites have"))?;
         let mut needs = self.needs(&assignments).await?;
-        let mut notes = Vec::new();
+        let mut chosen = Vec::new();
         for candidate in candidates.iter().filter(|it| it.work != Work::Nothing) {
             let app = &candidate.app;
             let need_mib = placement::need_mib(app);
@@ -42,21 +68,13 @@ impl Run {
                 demand: &Demand::cities(),
                 round_trips: &DistanceModel,
             });
-            let sites = plan.map_err(|conflict| Refusal::new(conflict.to_string()))?.sites;
-            notes.push(format!("{} at {}", app.name, count(sites.len(), "site")));
+            let file = manifest::path_in(&candidate.directory);
+            let sites = plan.map_err(|conflict| Refusal::new(format!("{file}: {conflict}")))?.sites;
             let at_each = sites.iter().map(|site| (site.clone(), need_mib)).collect();
             needs.insert(app.name.clone(), at_each);
-            if let Some(planned) = self.push.apps.iter_mut().find(|it| it.app == app.name) {
-                planned.sites = sites;
-            }
+            chosen.push((app.name.clone(), sites));
         }
-        self.reserve().await?;
-        self.end(Some(if notes.is_empty() {
-            "nothing changes".to_owned()
-        } else {
-            notes.join(", ")
-        }));
-        Ok(())
+        Ok(chosen)
     }
 
     /// Gives every app that has sites its epoch.

@@ -115,6 +115,7 @@ impl Run {
             claims::take(&self.shared, &self.push.repository, candidate).await?;
             candidate.work = self.work_for(candidate).await?;
         }
+        self.choose(&candidates).await?;
         let note = candidates
             .iter()
             .map(|candidate| format!("{} {}", candidate.app.name, candidate.release.0.short()))
@@ -125,11 +126,7 @@ impl Run {
     }
 
     async fn read(&self, entries: &[Entry], directory: String) -> Result<Candidate, Refusal> {
-        let path = if directory.is_empty() {
-            manifest::FILE_NAME.to_owned()
-        } else {
-            format!("{directory}/{}", manifest::FILE_NAME)
-        };
+        let path = manifest::path_in(&directory);
         let entry = entries.iter().find(|entry| entry.path == path);
         let entry = entry.ok_or_else(|| Refusal::new(format!("{path} has gone")))?;
         if entry.size > manifest::MAX_FILE_BYTES as u64 {

@@ -164,6 +164,11 @@ impl Default for Placement {
     }
 }
 
+/// The path of the `selvedge.toml` of the app in `directory` of a repository; empty is the top.
+pub fn path_in(directory: &str) -> String {
+    if directory.is_empty() { FILE_NAME.to_owned() } else { format!("{directory}/{FILE_NAME}") }
+}
+
 impl App {
     /// The service named `name`.
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {

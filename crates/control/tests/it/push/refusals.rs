@@ -45,7 +45,7 @@ async fn nothing_changes_when_a_push_is_refused() {
             Stage::Build,
             &["unable to access", "failed with exit code 128"],
         ),
-        ("x", manifest("shop", "") + "[placement]\nmin_sites = 9\n", Stage::Plan, &["9"]),
+        ("x", manifest("shop", "") + "[placement]\nmin_sites = 9\n", Stage::Validate, &["9"]),
         (
             CRASHES,
             manifest("shop", ""),
