@@ -48,8 +48,23 @@ struct CityReport {
     time_to_first_byte_ms: Vec<Option<f64>>,
 }
 
-/// Runs the verb.
+/// Runs the verb. Whatever happens, `--json` prints one object at the end.
 pub(crate) async fn run(demo: Demo, terminal: Terminal) -> Outcome {
+    let started = Instant::now();
+    let mut report = Report::default();
+    let outcome = perform(&demo, &mut report, terminal).await;
+    if let Err(failure) = &outcome
+        && report.problems.is_empty()
+    {
+        report.problems.push(format!("{:#}", failure.error));
+    }
+    report.ok = outcome.is_ok() && report.problems.is_empty();
+    report.took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    terminal.object(&report)?;
+    outcome
+}
+
+async fn perform(demo: &Demo, report: &mut Report, terminal: Terminal) -> Outcome {
     crate::logging::start("demo", None)?;
     let examples = examples(&demo.examples)?;
     let options = dev_options(&demo.dev)?;
@@ -58,23 +73,30 @@ pub(crate) async fn run(demo: Demo, terminal: Terminal) -> Outcome {
     let mut running =
         std::pin::pin!(dev::run(options, dev::Audience::Caller(ready), token.clone()));
     let dev = tokio::select! {
-        ended = &mut running => return ended,
+        ended = &mut running => return ended.and(Err(stopped())),
         dev = is_ready => dev?,
     };
-    let mut show = std::pin::pin!(show(&dev, &examples, terminal));
-    let shown = tokio::select! {
-        ended = &mut running => return ended,
-        shown = &mut show => shown,
+    let shown = {
+        let mut show = std::pin::pin!(show(&dev, &examples, report, terminal));
+        tokio::select! {
+            ended = &mut running => return ended.and(Err(stopped())),
+            shown = &mut show => shown,
+        }
     };
     if demo.once || shown.is_err() {
         token.cancel();
     } else {
-        terminal.line("The box stays up. In another terminal try `selvedge status`, `selvedge why storefront`");
+        let try_next = "The box stays up. In another terminal try `selvedge status`, `selvedge why storefront`";
+        terminal.line(try_next);
         terminal
             .line("or `selvedge curl https://storefront.edge.test/ --from Tokyo`. Ctrl-C ends it.");
     }
     let ended = running.await;
     shown.and(ended)
+}
+
+fn stopped() -> Failure {
+    Failure::new(Code::Failed, "the box was stopped before the demo was done", "start it again")
 }
 
 /// The directories below `directory` that hold an app.
@@ -101,8 +123,12 @@ fn examples(directory: &Path) -> Outcome<Vec<PathBuf>> {
     Ok(found)
 }
 
-async fn show(dev: &DevInfo, examples: &[PathBuf], terminal: Terminal) -> Outcome {
-    let started = Instant::now();
+async fn show(
+    dev: &DevInfo,
+    examples: &[PathBuf],
+    report: &mut Report,
+    terminal: Terminal,
+) -> Outcome {
     terminal.line(
         terminal.paint(Look::Strong, format!("A planet in a box: {} sites.", dev.sites.len())),
     );
@@ -118,7 +144,6 @@ async fn show(dev: &DevInfo, examples: &[PathBuf], terminal: Terminal) -> Outcom
         ca: Some(dev.ca.clone()),
         dev: Some(dev.clone()),
     };
-    let mut report = Report::default();
     for example in examples {
         let app = push_example(&control, example, terminal).await?;
         if !app.ok {
@@ -137,13 +162,10 @@ async fn show(dev: &DevInfo, examples: &[PathBuf], terminal: Terminal) -> Outcom
     if report.cities.len() < CITIES.len() {
         report.problems.push("some cities could not reach every app".into());
     }
-    report.ok = report.problems.is_empty();
-    report.took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    terminal.object(&report)?;
-    tell(&report, terminal);
+    tell(report, terminal);
     status::show(&control.client.status().await.map_err(client_failure)?, terminal);
     terminal.line("");
-    if report.ok {
+    if report.problems.is_empty() {
         return Ok(());
     }
     Err(Failure::new(Code::Failed, report.problems.join("; "), "the pushes' own words stand above"))

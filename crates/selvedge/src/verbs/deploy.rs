@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use selvedge_model::PushState;
 use serde::Serialize;
 use tokio::process::Command;
 
@@ -40,24 +41,38 @@ pub(crate) async fn run(deploy: Deploy, connection: &Connection, terminal: Termi
         terminal.note(format!("{} {text}", terminal.paint(Look::Warn, "note:")));
     }
     let control = find_control(connection)?;
+    // What control is reached with is checked first, so that git's words need no guessing.
+    control.client.version().await.map_err(client_failure)?;
     let ok = push(&control, &top, repository.as_str(), terminal).await?;
-    let push = control
-        .client
-        .pushes(&repository)
-        .await
-        .map_err(client_failure)?
-        .into_iter()
-        .find(|push| push.new_commit == commit);
+    let push = match control.client.pushes(&repository).await {
+        Ok(pushes) => pushes.into_iter().find(|push| push.new_commit == commit),
+        // A repository whose first push never came to be is unknown to control.
+        Err(_) if !ok => None,
+        Err(error) => return Err(client_failure(error)),
+    };
+    let ended = push.as_ref().map(|push| push.state.clone());
     terminal.object(&Report { repository, commit, ok, push })?;
     if ok {
-        Ok(())
-    } else {
-        Err(Failure::new(
-            Code::Refused,
-            "the push was refused",
-            "the reason stands above; what was live before is live",
-        ))
+        return Ok(());
     }
+    Err(match ended {
+        Some(PushState::Refused(failure)) => Failure::new(
+            Code::Refused,
+            format!("the push was refused at {}: {}", failure.stage, failure.reason),
+            "nothing has changed: what was live is live",
+        ),
+        Some(PushState::RolledBack(failure)) => Failure::new(
+            Code::Refused,
+            format!("the push was rolled back at {}: {}", failure.stage, failure.reason),
+            "`selvedge releases` shows what is live now; main says so too: git pull",
+        ),
+        // Live already, or no push at all: then it was git that refused.
+        Some(_) | None => Failure::new(
+            Code::Failed,
+            "git could not push",
+            "git's own words stand above; if main has moved, run `git pull --rebase` and deploy again",
+        ),
+    })
 }
 
 /// Pushes HEAD of the repository at `top` to main of `repository`, with git's own words on

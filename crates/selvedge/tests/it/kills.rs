@@ -110,6 +110,7 @@ async fn an_agent_is_killed() {
         })
         .collect();
     let clients = Clients::start_at(&planet, &others, &PAGES, 2, PAUSE);
+    let everywhere_else_too = Clients::start(&planet, &PAGES, 1, PAUSE);
     let victim = planet.info.sites[0].clone();
     let below = descendants(victim.pid);
     assert!(!below.is_empty(), "the site runs no workload");
@@ -128,6 +129,7 @@ async fn an_agent_is_killed() {
     repository.commit("After the kill").await;
     repository.push_live(&planet).await;
     clients.stop().await.assert_spotless();
+    everywhere_else_too.stop().await.assert_never_wrong();
     planet.stop().await;
 }
 
@@ -137,6 +139,7 @@ async fn the_supervisor_is_killed_and_then_everything() {
         return;
     }
     let (mut planet, repository, release) = planet_with_storefront().await;
+    let clients = Clients::start(&planet, &PAGES, 2, PAUSE);
     let below = descendants(planet.supervisor_pid());
     signal(planet.supervisor_pid(), Signal::SIGKILL);
     planet.supervisor_ended().await;
@@ -165,6 +168,7 @@ async fn the_supervisor_is_killed_and_then_everything() {
     repository.write("CHANGES.txt", "after everything\n");
     repository.commit("After everything").await;
     repository.push_live(&planet).await;
+    clients.stop().await.assert_never_wrong();
     planet.stop().await;
 }
 
