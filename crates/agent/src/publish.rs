@@ -19,8 +19,12 @@ use crate::reconciler::{Event, Reconciler};
 use crate::snapshot::{active, app_view, floor, host_table};
 use crate::status::Status;
 
-/// How long after a bad answer the site asks itself again.
-const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// How long after a first bad answer the site asks itself again. Control repeats a failing probe for
+/// a few seconds only before it takes the release for broken.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// The longest pause between two questions; it doubles up to this.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(10);
 
 /// What was published last.
 #[derive(Default)]
@@ -66,6 +70,8 @@ struct AppProbe {
     answered: Option<Instant>,
     /// The last answer, be it to an earlier question.
     last: Option<Probe>,
+    /// How long to wait after a bad answer.
+    pause: Duration,
 }
 
 impl AppProbe {
@@ -73,7 +79,12 @@ impl AppProbe {
     fn retry_at(&self) -> Option<Instant> {
         let (at, probe) = (self.answered?, self.last.as_ref()?);
         let bad = probe.epoch != self.about.0 || !(1..500).contains(&probe.status);
-        bad.then(|| at + ASK_AGAIN)
+        bad.then(|| at + self.pause)
+    }
+
+    /// The pause after the next question's answer: it grows while the same thing is asked about.
+    fn next_pause(&self, about: (Epoch, Option<Generation>)) -> Duration {
+        if self.about == about { (self.pause * 2).min(ASK_AGAIN_MAX) } else { ASK_AGAIN }
     }
 }
 
@@ -238,8 +249,9 @@ impl Reconciler {
             if let Some(earlier) = &earlier {
                 earlier.task.abort();
             }
+            let pause = earlier.as_ref().map_or(ASK_AGAIN, |it| it.next_pause(about));
             let last = earlier.and_then(|it| it.last);
-            let asked = AppProbe { number, about, task, answered: None, last };
+            let asked = AppProbe { number, about, task, answered: None, last, pause };
             self.probes.apps.insert(app.clone(), asked);
         }
     }
@@ -307,5 +319,40 @@ impl Reconciler {
             .cloned()
             .chain(unknown)
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bad_answer_is_asked_for_again_soon_and_then_less_often() {
+        let about = (Epoch::new(1, 2), None);
+        let task = tokio::spawn(async {}).abort_handle();
+        let mut probe =
+            AppProbe { number: 1, about, task, answered: None, last: None, pause: ASK_AGAIN };
+        assert_eq!(probe.retry_at(), None, "the question is under way");
+        let at = Instant::now();
+        probe.answered = Some(at);
+        let answer = |number, status| {
+            let (epoch, detail) = (Epoch::new(1, number), String::new());
+            Some(Probe { epoch, status, detail, at_ms: 0 })
+        };
+        for (number, status) in [(2, 500), (2, 0), (1, 200)] {
+            probe.last = answer(number, status);
+            assert_eq!(probe.retry_at(), Some(at + Duration::from_millis(250)));
+        }
+        probe.last = answer(2, 404);
+        assert_eq!(probe.retry_at(), None, "a good answer stands");
+
+        let mut pauses = Vec::new();
+        while pauses.last() != Some(&10_000) {
+            probe.pause = probe.next_pause(about);
+            pauses.push(probe.pause.as_millis());
+        }
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 10_000]);
+        assert_eq!(probe.next_pause(about), ASK_AGAIN_MAX);
+        assert_eq!(probe.next_pause((Epoch::new(1, 3), None)), ASK_AGAIN, "a new question");
     }
 }

@@ -128,6 +128,28 @@ async fn a_process_is_shared_drained_and_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_first_answer_is_asked_for_again() {
+    if !sandboxes() {
+        return;
+    }
+    let world = World::new().await;
+    let agent = world.agent().await;
+    let program = SERVER.replace("INSTANCE = ", "BAD_ANSWERS = [500]\nINSTANCE = ").replace(
+        "self.send_response(200)",
+        "probe = self.headers.get('user-agent', '').startswith('selvedge-probe/')\n        \
+         self.send_response(BAD_ANSWERS.pop() if probe and BAD_ANSWERS else 200)",
+    );
+    let one = world.program(&program).await;
+    world.assign(&[(1, one)]).await;
+    world.warm(1).await;
+    world.activate(1, one).await;
+    world.verified(1).await;
+    agent.stop().await;
+    let log = std::fs::read_to_string(world.directory.path().join("site/access.jsonl")).unwrap();
+    assert!(log.contains(r#""status":500"#), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_at_start_is_reported_with_the_last_lines() {
     if !sandboxes() {
         return;
