@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::credentials;
 use crate::protocol::EGRESS_PORT;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -24,11 +25,13 @@ const REGISTRIES: &[&str] =
     &["PIP_", "NPM_CONFIG_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_", "CARGO_HTTP_", "UV_INDEX"];
 
 /// What in a name says that the value is a secret.
-const SECRETS: &[&str] = &["TOKEN", "AUTH", "PASSWORD", "PASSWD", "SECRET", "CREDENTIAL", "_OTP"];
+const SECRETS: &[&str] =
+    &["TOKEN", "AUTH", "PASSWORD", "PASSWD", "USERNAME", "SECRET", "CREDENTIAL", "_OTP"];
 
 /// Settings of package managers that name the operator's own directories or behaviour.
 const OWN: &[&str] = &[
     "PIP_CACHE_DIR",
+    "PIP_CLIENT_CERT",
     "PIP_CONFIG_FILE",
     "PIP_LOG",
     "PIP_PREFIX",
@@ -41,6 +44,7 @@ const OWN: &[&str] = &[
     "NPM_CONFIG_GLOBALCONFIG",
     "NPM_CONFIG_HTTPS_PROXY",
     "NPM_CONFIG_INIT_MODULE",
+    "NPM_CONFIG_KEY",
     "NPM_CONFIG_LOCAL_PREFIX",
     "NPM_CONFIG_NOPROXY",
     "NPM_CONFIG_PREFIX",
@@ -52,12 +56,21 @@ const OWN: &[&str] = &[
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PassedOn {
     variables: BTreeMap<String, String>,
+    withheld: Vec<String>,
 }
 
 impl PassedOn {
     /// Takes what may be passed on out of an environment.
     pub(crate) fn from(environment: impl Iterator<Item = (String, String)>) -> Self {
-        Self { variables: environment.filter(|(name, _)| is_passed_on(name)).collect() }
+        let (withheld, variables): (BTreeMap<_, _>, _) = environment
+            .filter(|(name, _)| is_passed_on(name))
+            .partition(|(_, value)| credentials::are_in_value(value));
+        Self { variables, withheld: withheld.into_keys().collect() }
+    }
+
+    /// The names of variables that would be passed on if their values held no credential.
+    pub(crate) fn withheld(&self) -> &[String] {
+        &self.withheld
     }
 
     /// The certificate files among them, to be shown in the sandbox.
@@ -165,8 +178,29 @@ mod tests {
             "HOME",
             "LD_PRELOAD",
             "NODE_OPTIONS",
+            "UV_INDEX_MINE_USERNAME",
+            "npm_config_key",
         ] {
             assert!(!passes(name), "{name}");
         }
+    }
+
+    #[test]
+    fn withholds_registries_with_a_password() {
+        let environment = [
+            ("PIP_INDEX_URL", "https://me:pass@registry.example/simple"),
+            ("PIP_EXTRA_INDEX_URL", "https://one.example/ https://me@two.example/"),
+            ("npm_config_registry", "https://registry.example/@scope/"),
+            ("NPM_CONFIG_CERT", "-----BEGIN PRIVATE KEY-----"),
+            ("GIT_DIR", "https://me:pass@registry.example/"),
+        ];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let passed_on = PassedOn::from(environment.into_iter());
+        let names: Vec<_> = passed_on.variables.keys().collect();
+        assert_eq!(names, ["npm_config_registry"]);
+        assert_eq!(
+            passed_on.withheld(),
+            ["NPM_CONFIG_CERT", "PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL"]
+        );
     }
 }

@@ -10,6 +10,7 @@
 
 mod cgroup;
 mod channel;
+mod credentials;
 mod egress;
 mod environment;
 mod link;

@@ -16,7 +16,7 @@ use crate::link::Shim;
 use crate::output::Lines;
 use crate::protocol::{AppAccess, Isolation, Launch, Limits, WORKLOAD_PORT};
 use crate::tenant::{self, Tenants};
-use crate::{Config, RuntimeError, probe};
+use crate::{Config, RuntimeError, credentials, probe};
 
 /// Open files of one process.
 const MAX_FILES: u64 = 16_384;
@@ -83,6 +83,11 @@ impl Machine {
             policy: Policy { allow: config.egress_allow.clone() },
             upstreams: Upstreams::from(&environment),
         };
+        let passed_on = PassedOn::from(environment.clone().into_iter());
+        let variables = passed_on.withheld().iter().map(String::as_str);
+        for name in variables.chain(credentials::withheld_files()) {
+            tracing::warn!(name, "not shown to builds and workloads: it holds a credential");
+        }
         let is_proxy = |name: &str| name.to_ascii_lowercase().ends_with("_proxy");
         let proxies = environment.iter().filter(|(name, _)| is_proxy(name));
         Ok(Self {
@@ -90,7 +95,7 @@ impl Machine {
             hierarchy,
             tenants: Tenants::new(config.tenants.clone()),
             proxies: proxies.map(|(name, value)| (name.clone(), value.clone())).collect(),
-            passed_on: PassedOn::from(environment.into_iter()),
+            passed_on,
             egress: Arc::new(egress),
             mount_point,
             config,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount};
 
 use super::{Doing as _, Result, identity};
+use crate::credentials;
 use crate::protocol::{AppAccess, Isolation, Launch};
 use crate::sys::{self, MOUNT_NO_DEV, MOUNT_NO_SUID, MOUNT_READ_ONLY};
 
@@ -26,7 +27,6 @@ const SETTINGS: &[&str] = &[
     "debian_version",
     "fonts",
     "gai.conf",
-    "gitconfig",
     "host.conf",
     "inputrc",
     "java",
@@ -40,16 +40,13 @@ const SETTINGS: &[&str] = &[
     "localtime",
     "magic",
     "magic.mime",
-    "maven",
     "mime.types",
     "netconfig",
     "networks",
-    "npmrc",
     "nsswitch.conf",
     "os-release",
     "perl",
     "php",
-    "pip.conf",
     "pki",
     "profile",
     "protocols",
@@ -76,6 +73,7 @@ pub(super) fn build(launch: &Launch) -> Result<()> {
     root.tmpfs("", "mode=755,size=1m")?;
     root.system()?;
     root.settings()?;
+    root.registries()?;
     root.devices()?;
     root.app()?;
     if let Some(cache) = &launch.cache {
@@ -208,6 +206,30 @@ impl Root<'_> {
         write("hosts", "127.0.0.1 localhost selvedge\n")?;
         write("resolv.conf", "# No name service here: use the proxy that http_proxy names.\n")?;
         symlink("/proc/self/mounts", etc.join("mtab")).doing("link /etc/mtab")
+    }
+
+    /// What package managers are told for the whole machine. Copied, so that a credential that is
+    /// written there later doesn't show either.
+    fn registries(&self) -> Result<()> {
+        for file in credentials::FILES.iter().map(Path::new) {
+            // By its real name, so that a link shows nothing that is covered.
+            let Ok(source) = file.canonicalize() else { continue };
+            let Ok(inside) = source.strip_prefix("/") else { continue };
+            let target = self.at.join(inside);
+            match credentials::file_without(&source) {
+                Some(text) if file.starts_with("/etc") => {
+                    let copy = self.at.join(file.strip_prefix("/").unwrap_or(file));
+                    fs::write(copy, text).doing(&format!("write {}", file.display()))?;
+                }
+                None if target.is_file() => {
+                    let flags = MsFlags::MS_BIND;
+                    mount(Some("/dev/null"), &target, None::<&str>, flags, None::<&str>)
+                        .doing(&format!("cover {}", file.display()))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn devices(&self) -> Result<()> {

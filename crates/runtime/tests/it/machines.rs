@@ -84,6 +84,42 @@ fn without_root_a_user_namespace_does() {
     assert!(directory.path().join("app/made").exists(), "{output}");
 }
 
+/// Lays files over the machine's own and makes the remaining arguments' program see them.
+const WITH_SETTINGS: &str = "mount -t overlay overlay -o lowerdir=$1/etc:/etc /etc && \
+     mount -t overlay overlay -o lowerdir=$1/usr:/usr /usr && shift && exec \"$@\"";
+
+#[test]
+fn settings_with_a_credential_are_not_shown() {
+    if !is_root() {
+        return;
+    }
+    let directory = open_directory();
+    let path = directory.path().to_str().expect("a path");
+    for (file, text) in [
+        ("etc/npmrc", "fund=false\n"),
+        ("etc/pip.conf", "[global]\nindex-url = https://me:hidden@registry.example/\n"),
+        ("etc/gitconfig", "[http]\nextraHeader = hidden\n"),
+        ("etc/maven/settings.xml", "hidden"),
+        ("usr/etc/npmrc", "//registry.example/:_authToken=hidden\n"),
+    ] {
+        let file = directory.path().join(file);
+        fs::create_dir_all(file.parent().expect("a parent")).expect("a directory");
+        fs::write(file, text).expect("a file");
+    }
+    let command = "cat /etc/npmrc /etc/pip.conf /etc/gitconfig /etc/maven/settings.xml \
+                   /usr/etc/npmrc 2>/dev/null; env | grep registry";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", WITH_SETTINGS, "sh", path])
+        .arg(directory.path().join("helper"))
+        .args(["run", path, command, "safe"])
+        .env("PIP_INDEX_URL", "https://me:hidden@registry.example/")
+        .env("npm_config_registry", "https://registry.example/")
+        .output();
+    let output = text(&output.expect("unshare"));
+    let wanted = "fund=false\nnpm_config_registry=https://registry.example/\nSucceeded\n";
+    assert_eq!(output, wanted);
+}
+
 #[test]
 fn without_either_it_is_refused_unless_that_is_asked_for() {
     let directory = open_directory();
