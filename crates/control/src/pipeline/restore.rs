@@ -9,6 +9,7 @@ use selvedge_model::{
 use selvedge_plan::rollout;
 
 use super::progress::ProgressLog;
+use super::receive::{Candidate, Work};
 use super::run::{Refusal, Run, broken};
 use super::store::Step;
 use super::{Shared, claims, commit, publish, recover};
@@ -76,9 +77,9 @@ pub(super) async fn restore(run: &mut Run, refusal: Refusal) -> Result<(), Refus
     run.save().await?;
     let mut reason = refusal.reason;
     if let Some(old) = run.old_commit()? {
-        let restoring = prepare(run, &old).await?;
+        let (restoring, changed) = prepare(run, &old).await?;
         run.say(format_args!("Push {} restores what was live before.", restoring.push.number));
-        let restored = Box::pin(carry_out(restoring)).await;
+        let restored = Box::pin(carry_out(restoring, &changed)).await;
         match restored.state {
             PushState::Live => reason.push_str(&format!(
                 ". The release before is live again, and main has a commit that says so ({}): run git pull",
@@ -110,9 +111,9 @@ pub(super) async fn restore(run: &mut Run, refusal: Refusal) -> Result<(), Refus
     Ok(())
 }
 
-/// Records the push that restores: a commit with the old tree, and the old releases for the apps
-/// that have one.
-async fn prepare(run: &Run, old: &crate::git::Oid) -> Result<Run, Refusal> {
+/// Records the push that restores: a commit with the old tree, and the releases before. Says which
+/// apps are not at theirs.
+async fn prepare(run: &Run, old: &crate::git::Oid) -> Result<(Run, BTreeSet<AppName>), Refusal> {
     let shared = &run.shared;
     let new = run.new_commit()?;
     let tree = run.repository.tree(old, "").await.map_err(broken("read the old commit"))?;
@@ -124,19 +125,19 @@ async fn prepare(run: &Run, old: &crate::git::Oid) -> Result<Run, Refusal> {
     let commit = run.repository.commit(&tree, &new, &message).await;
     let commit = commit.map_err(broken("commit the old tree"))?;
     let mut apps = Vec::new();
+    let mut changed = BTreeSet::new();
     for record in shared.records_of(&run.push.repository).await? {
+        let failed = run.push.apps.iter().any(|it| it.app == record.app && it.epoch.is_some());
         let Some(previous) = record.history.first() else { continue };
-        let changed = run.push.apps.iter().find(|it| it.app == record.app && it.epoch.is_some());
-        let stored = publish::stored(shared, &record.app, &previous.release).await?.is_some();
         apps.push(PushApp {
             app: record.app.clone(),
             release: previous.release,
             epoch: None,
-            sites: match changed {
-                Some(changed) if stored => changed.sites.clone(),
-                _ => BTreeSet::new(),
-            },
+            sites: BTreeSet::new(),
         });
+        if failed {
+            changed.insert(record.app);
+        }
     }
     let push = Push {
         number: 0,
@@ -152,15 +153,15 @@ async fn prepare(run: &Run, old: &crate::git::Oid) -> Result<Run, Refusal> {
     let push = shared.record_push(&run.repository, push).await?;
     let log = ProgressLog::new();
     shared.running_add(&push, &log);
-    Ok(Run { shared: shared.clone(), repository: run.repository.clone(), push, log })
+    let restoring = Run { shared: shared.clone(), repository: run.repository.clone(), push, log };
+    Ok((restoring, changed))
 }
 
 /// Takes a restoring push through its stages.
-async fn carry_out(mut run: Run) -> Push {
+async fn carry_out(mut run: Run, changed: &BTreeSet<AppName>) -> Push {
     let warmed = async {
-        run.begin(Stage::Plan).await?;
-        run.reserve().await?;
-        run.end(None);
+        let candidates = candidates(&run, changed).await?;
+        run.place(&candidates).await?;
         run.warm().await
     };
     match warmed.await {
@@ -170,4 +171,25 @@ async fn carry_out(mut run: Run) -> Push {
     run.conclude().await;
     run.shared.running_remove(&run.push);
     run.push
+}
+
+/// The stored releases of the apps `changed`. They are placed anew, because what has failed may have
+/// asked for other sites than they do.
+async fn candidates(run: &Run, changed: &BTreeSet<AppName>) -> Result<Vec<Candidate>, Refusal> {
+    let mut candidates = Vec::new();
+    for planned in run.push.apps.iter().filter(|it| changed.contains(&it.app)) {
+        let stored = publish::stored(&run.shared, &planned.app, &planned.release).await?;
+        let release = stored.ok_or_else(|| {
+            let release = planned.release.0.short();
+            Refusal::new(format!("release {release} of {} is not stored any more", planned.app))
+        })?;
+        candidates.push(Candidate {
+            app: release.app,
+            directory: release.directory,
+            tree: release.tree.parse().map_err(broken("read the release"))?,
+            release: release.id,
+            work: Work::Activate,
+        });
+    }
+    Ok(candidates)
 }

@@ -2,7 +2,7 @@
 
 use selvedge_fabric::Typed;
 use selvedge_model::documents::{HostClaim, PushState};
-use selvedge_model::{Stage, keys};
+use selvedge_model::{Assignment, Stage, keys};
 
 use super::sites::{ANSWERS_500, CRASHES};
 use super::world::{World, manifest};
@@ -159,4 +159,35 @@ async fn a_release_that_answers_500_is_rolled_back() {
     assert_eq!(trees[0], trees[1]);
     let refs = world.fabric.list(keys::PUSHES).await.unwrap().documents.len();
     assert_eq!(refs, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_release_is_where_its_own_placement_wants_it() {
+    let world = World::start().await;
+    let user = world.user("shop").await;
+    let european = manifest("shop", "") + "[placement]\njurisdictions = [\"eu\"]\n";
+    for (number, good, bad, sites) in [
+        (1, manifest("shop", ""), european.clone(), ["fra", "nyc", "sin"].as_slice()),
+        (4, european, manifest("shop", ""), ["fra"].as_slice()),
+    ] {
+        user.write("selvedge.toml", &good);
+        user.change(&format!("good {number}"), "good").await;
+        user.push_ok().await;
+        user.write("selvedge.toml", &bad);
+        user.change(&format!("bad {number}"), ANSWERS_500).await;
+        let said = user.push().await;
+        said.has(&["Rolled back at verify", "is live again"]);
+
+        let restore = world.push("shop", number + 2).await;
+        assert_eq!(restore.state, PushState::Live);
+        let planned: Vec<_> = restore.apps[0].sites.iter().map(|it| it.as_str()).collect();
+        assert_eq!(planned, sites);
+        let live = world.activation("shop").await.unwrap().newest();
+        let (assignments, _, _) = world.wanted().await;
+        let has_it = |it: &&Assignment| it.entries.iter().any(|entry| Some(entry.epoch) == live);
+        let there: Vec<_> = assignments.iter().filter(has_it).map(|it| it.site.as_str()).collect();
+        assert_eq!(there, sites);
+        user.git(&["fetch", "--quiet", "origin"]).await;
+        user.git(&["reset", "--quiet", "--hard", "origin/main"]).await;
+    }
 }
