@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use selvedge_model::documents::{AppRecord, PushApp, PushCause, PushFailure};
+use selvedge_model::documents::{AppRecord, HistoryEntry, PushApp, PushCause, PushFailure};
 use selvedge_model::{
-    Activation, AppName, Assignment, EnvironmentName, Push, PushState, Stage, keys,
+    Activation, AppName, Assignment, EnvironmentName, Epoch, Push, PushState, Stage, keys,
 };
 use selvedge_plan::rollout;
 
@@ -127,15 +127,15 @@ async fn prepare(run: &Run, old: &crate::git::Oid) -> Result<(Run, BTreeSet<AppN
     let mut apps = Vec::new();
     let mut changed = BTreeSet::new();
     for record in shared.records_of(&run.push.repository).await? {
-        let failed = run.push.apps.iter().any(|it| it.app == record.app && it.epoch.is_some());
-        let Some(previous) = record.history.first() else { continue };
+        let failed = run.push.apps.iter().find(|it| it.app == record.app).and_then(|it| it.epoch);
+        let Some(previous) = before(&record, failed) else { continue };
         apps.push(PushApp {
             app: record.app.clone(),
             release: previous.release,
             epoch: None,
             sites: BTreeSet::new(),
         });
-        if failed {
+        if failed.is_some() {
             changed.insert(record.app);
         }
     }
@@ -157,10 +157,20 @@ async fn prepare(run: &Run, old: &crate::git::Oid) -> Result<(Run, BTreeSet<AppN
     Ok((restoring, changed))
 }
 
+/// What was live of an app before the epoch that failed. The history has that one too, when control
+/// was killed after it had recorded it.
+fn before(record: &AppRecord, failed: Option<Epoch>) -> Option<&HistoryEntry> {
+    record.history.iter().find(|it| failed.is_none_or(|failed| it.epoch < failed))
+}
+
 /// Takes a restoring push through its stages.
 async fn carry_out(mut run: Run, changed: &BTreeSet<AppName>) -> Push {
     let warmed = async {
         let candidates = candidates(&run, changed).await?;
+        for candidate in &candidates {
+            // Hosts are given back once their successor is recorded.
+            claims::take(&run.shared, &run.push.repository, candidate).await?;
+        }
         run.place(&candidates).await?;
         run.warm().await
     };
@@ -192,4 +202,35 @@ async fn candidates(run: &Run, changed: &BTreeSet<AppName>) -> Result<Vec<Candid
         });
     }
     Ok(candidates)
+}
+
+#[cfg(test)]
+mod tests {
+    use selvedge_model::{Digest, ReleaseId, RepositoryName};
+
+    use super::*;
+
+    #[test]
+    fn what_was_live_before_is_older_than_what_failed() {
+        let entry = |number: u64| HistoryEntry {
+            epoch: Epoch::new(1, number),
+            release: ReleaseId(Digest::of(&number.to_be_bytes())),
+            commit: String::new(),
+            push: number,
+            at_ms: 0,
+        };
+        let record = |history| AppRecord {
+            app: AppName::new("shop").unwrap(),
+            repository: RepositoryName::new("shop").unwrap(),
+            directory: String::new(),
+            last_epoch: Epoch::new(1, 9),
+            history,
+        };
+        let choice = |history, failed| before(&record(history), failed).map(|it| it.push);
+        let failed = Some(Epoch::new(1, 7));
+        assert_eq!(choice(vec![entry(5), entry(2)], failed), Some(5));
+        assert_eq!(choice(vec![entry(7), entry(5), entry(2)], failed), Some(5));
+        assert_eq!(choice(vec![entry(7)], failed), None);
+        assert_eq!(choice(vec![entry(7), entry(5)], None), Some(7));
+    }
 }

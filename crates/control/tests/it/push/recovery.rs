@@ -2,10 +2,10 @@
 
 use selvedge_fabric::{Expect, Typed};
 use selvedge_model::documents::PushState;
-use selvedge_model::{Assignment, Stage, keys};
+use selvedge_model::{AppReport, Assignment, Stage, keys};
 
-use super::sites::{ANSWERS_500, SLOW_START, SLOW_SWITCH};
-use super::world::{World, repository};
+use super::sites::{ANSWERS_500, FAILS_LATER, SLOW_START, SLOW_SWITCH};
+use super::world::{World, manifest, repository};
 
 fn in_stage(stage: Stage) -> impl Fn(&selvedge_model::Push) -> bool {
     move |push| push.stages.last().is_some_and(|record| record.stage == stage)
@@ -186,4 +186,35 @@ async fn a_restore_that_is_cut_short_is_carried_on() {
     user.git(&["fetch", "--quiet", "origin"]).await;
     assert_eq!(user.git(&["rev-parse", "origin/main^{tree}"]).await, good);
     assert!(!lock.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_fails_only_after_it_was_recorded_is_not_restored_itself() {
+    let mut world = World::start().await;
+    let user = world.user("shop").await;
+    let route = "[[route]]\nhost = \"www.example.com\"\nservice = \"web\"\n";
+    user.write("selvedge.toml", &(manifest("shop", "") + route));
+    user.commit("good").await;
+    user.push_ok().await;
+    let live = world.activation("shop").await.unwrap();
+    user.write("selvedge.toml", &manifest("shop", ""));
+    user.change("two", FAILS_LATER).await;
+    user.push_ok().await;
+    world.crash().await;
+    // As if it had been killed before the last record of the push.
+    let mut push = world.push("shop", 2).await;
+    push.state = PushState::Committing;
+    let key = keys::push(&repository("shop"), 2);
+    Typed(&*world.fabric).put(&key, &push, Expect::Any).await.unwrap();
+    assert_eq!(world.record("shop").await.unwrap().history[0].push, 2);
+    world.sites.held.send_replace(true);
+    let fails = |it: &AppReport| it.probe.as_ref().is_some_and(|probe| probe.status == 500);
+    world.written(keys::APP_REPORTS, fails).await;
+    world.restart().await;
+    let push = world.until("shop", 2, ended).await;
+    assert!(matches!(push.state, PushState::RolledBack(_)), "{push:?}");
+    let restored = world.activation("shop").await.unwrap();
+    assert_eq!(restored.entries[0].releases, live.entries[0].releases);
+    let hosts = world.wanted().await.2;
+    assert!(hosts.iter().any(|(key, _)| key == "host/www.example.com"), "{hosts:?}");
 }

@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const CRASHES: &str = "crashes at start";
 /// A commit whose release answers with 500.
 pub(crate) const ANSWERS_500: &str = "answers 500";
+/// A commit whose release answers with 500 while the sites are held.
+pub(crate) const FAILS_LATER: &str = "fails later";
 /// A commit whose release is not ready while the sites are held.
 pub(crate) const SLOW_START: &str = "slow start";
 /// A commit whose release does not switch over while the sites are held.
@@ -125,9 +127,10 @@ impl Site {
         let waits = |epoch: &Epoch| held && subjects.get(epoch).is_some_and(|it| it == SLOW_SWITCH);
         let active =
             activation.and_then(Activation::newest).filter(|epoch| is_warm(epoch) && !waits(epoch));
+        let fails = |subject: &str| subject == ANSWERS_500 || held && subject == FAILS_LATER;
         let probe = active.map(|epoch| Probe {
             epoch,
-            status: if subjects[&epoch] == ANSWERS_500 { 500 } else { 200 },
+            status: if fails(&subjects[&epoch]) { 500 } else { 200 },
             detail: "GET /".to_owned(),
             at_ms: 0,
         });
