@@ -510,6 +510,10 @@ pub struct PushApp {
     pub epoch: Option<Epoch>,
     /// Where it goes, once planned.
     pub sites: BTreeSet<SiteId>,
+    /// The sites that had it warm just before it was committed. A site that was away then has not
+    /// tried it before everybody was sent to it, and cannot fail it afterwards.
+    #[serde(default)]
+    pub warm: BTreeSet<SiteId>,
 }
 
 #[cfg(test)]

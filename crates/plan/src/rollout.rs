@@ -4,7 +4,9 @@
 //! The pipeline calls [`plan`] whenever a document, a lease or the time may have changed, writes
 //! what it returns and acts on the verdict. The phase follows from the activation alone: until it
 //! names the target's epoch sites are warmed, afterwards they are verified. Sites without a lease
-//! never block; they catch up when they are back.
+//! never block; they catch up when they are back. A site that was away when the release was
+//! committed neither blocks nor fails its verification, whatever becomes of it there: the sites
+//! that were warm have shown what the release is worth.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,6 +56,9 @@ pub struct Input<'a> {
     pub activation: Option<&'a Activation>,
     /// Sites whose lease runs.
     pub leased: &'a BTreeSet<SiteId>,
+    /// While verifying, the sites that were warm when the activation was written: the only ones
+    /// that can fail the roll-out now.
+    pub warm_at_commit: &'a BTreeSet<SiteId>,
     /// What sites say of the app.
     pub reports: &'a BTreeMap<SiteId, AppReport>,
     /// Now.
@@ -93,7 +98,8 @@ pub enum Verdict {
         /// The sites waited for.
         waiting: Vec<Waiting>,
     },
-    /// Every leased site serves the epoch and answered its own probe.
+    /// Every leased site that was warm at the commit, and at least one site, serves the epoch and
+    /// answered its own probe.
     Live,
     /// It will not become live: undo it before the commit point, restore the previous release after.
     Failed(Failure),
@@ -113,7 +119,7 @@ pub struct Waiting {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "lack", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Lack {
-    /// Its lease; named only while no site of the plan has one.
+    /// Its lease; named only while no site of the plan that counts has one.
     Lease,
     /// Any report of the epoch.
     Report,
@@ -170,9 +176,9 @@ pub struct Failure {
 pub enum FailureKind {
     /// A site reported that the release can't be made warm.
     Start,
-    /// A leased site lacked something at the deadline.
+    /// A leased site that counts lacked something at the deadline.
     Deadline,
-    /// No site of the plan had a lease by the deadline. After the commit point this says nothing
+    /// No site of the plan that counts had a lease by the deadline. After the commit point this says nothing
     /// about the release.
     NoSite,
     /// A site's own request was answered with 500 or more, or not at all.
@@ -197,6 +203,9 @@ pub struct Report {
 pub enum Progress {
     /// No lease: it does not count and catches up later.
     Away,
+    /// Its lease runs again, but it was not warm when the release was committed and does not serve
+    /// it yet: it does not count either.
+    CatchingUp,
     /// It lacks something.
     Lacks {
         /// What.
@@ -220,8 +229,18 @@ pub fn plan(input: &Input<'_>) -> (Plan, Report) {
     let epoch = input.target.epoch;
     let activated = input.activation.and_then(Activation::newest);
     let verifying = activated == Some(epoch);
-    let sites: BTreeMap<_, _> =
-        input.sites.iter().map(|site| (site.clone(), progress(input, site, verifying))).collect();
+    let sites: BTreeMap<_, _> = input
+        .sites
+        .iter()
+        .map(|site| {
+            let late = verifying && !input.warm_at_commit.contains(site);
+            let progress = match progress(input, site, verifying) {
+                Progress::Lacks { .. } | Progress::Failed { .. } if late => Progress::CatchingUp,
+                progress => progress,
+            };
+            (site.clone(), progress)
+        })
+        .collect();
     let mut plan = Plan {
         assignments: BTreeMap::new(),
         activation: None,
@@ -411,7 +430,7 @@ fn verdict(input: &Input<'_>, sites: &BTreeMap<SiteId, Progress>, verifying: boo
     let mut waiting = Vec::new();
     for (site, progress) in sites {
         match progress {
-            Progress::Away | Progress::Done => {}
+            Progress::Away | Progress::CatchingUp | Progress::Done => {}
             Progress::Failed { service, reason, last_lines } => failed.push(Failure {
                 kind: FailureKind::Start,
                 site: Some(site.clone()),
@@ -430,7 +449,8 @@ fn verdict(input: &Input<'_>, sites: &BTreeMap<SiteId, Progress>, verifying: boo
             }
         }
     }
-    let nobody = sites.values().all(|progress| *progress == Progress::Away);
+    let counts = |progress| !matches!(progress, &Progress::Away | &Progress::CatchingUp);
+    let nobody = !sites.values().any(counts);
     if let Some(failure) = worst(failed) {
         return Verdict::Failed(failure);
     }
@@ -438,8 +458,14 @@ fn verdict(input: &Input<'_>, sites: &BTreeMap<SiteId, Progress>, verifying: boo
         return Verdict::Failed(nobody_there());
     }
     if nobody {
-        let away = |site: &SiteId| Waiting { site: site.clone(), why: Lack::Lease };
-        waiting = sites.keys().map(away).collect();
+        let why = |progress: &Progress| match progress {
+            Progress::CatchingUp => Lack::Readiness,
+            _ => Lack::Lease,
+        };
+        waiting = sites
+            .iter()
+            .map(|(site, progress)| Waiting { site: site.clone(), why: why(progress) })
+            .collect();
     }
     match (verifying, waiting.is_empty() && !nobody) {
         (false, false) => Verdict::Warming { waiting },

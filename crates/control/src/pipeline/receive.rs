@@ -108,6 +108,7 @@ impl Run {
                 release: candidate.release,
                 epoch: None,
                 sites: BTreeSet::new(),
+                warm: BTreeSet::new(),
             });
         }
         self.save().await?;

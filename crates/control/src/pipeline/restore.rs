@@ -134,6 +134,7 @@ async fn prepare(run: &Run, old: &crate::git::Oid) -> Result<(Run, BTreeSet<AppN
             release: previous.release,
             epoch: None,
             sites: BTreeSet::new(),
+            warm: BTreeSet::new(),
         });
         if failed.is_some() {
             changed.insert(record.app);

@@ -29,6 +29,7 @@ pub(super) struct Rollout {
     pub(super) release: Release,
     pub(super) target: Target,
     pub(super) sites: BTreeSet<SiteId>,
+    warm: BTreeSet<SiteId>,
     assignments: BTreeMap<SiteId, Assignment>,
     activation: Option<Activation>,
 }
@@ -147,6 +148,30 @@ impl Sightings {
     }
 }
 
+/// The sites where each app is warm, or live.
+type Reached = BTreeMap<AppName, BTreeSet<SiteId>>;
+
+/// `8 sites`, or `7 of 8 sites, without nyc`.
+fn reached(rollouts: &[Rollout], reached: &Reached) -> String {
+    let planned: BTreeSet<_> = rollouts.iter().flat_map(|it| &it.sites).collect();
+    if planned.is_empty() {
+        return "nothing changes".to_owned();
+    }
+    let lacks = |site: &SiteId, it: &Rollout| {
+        it.sites.contains(site) && !reached.get(it.app()).is_some_and(|sites| sites.contains(site))
+    };
+    let away: Vec<_> = planned
+        .iter()
+        .filter(|site| rollouts.iter().any(|it| lacks(site, it)))
+        .map(|site| site.as_str())
+        .collect();
+    if away.is_empty() {
+        return count(planned.len(), "site");
+    }
+    let here = planned.len() - away.len();
+    format!("{here} of {}, without {}", count(planned.len(), "site"), away.join(", "))
+}
+
 /// The bounds of a phase.
 struct Phase {
     done: fn(&Verdict) -> bool,
@@ -182,8 +207,8 @@ impl Run {
             }
             let key = keys::activation(&planned.app, &EnvironmentName::production());
             let activation = self.shared.store.get(&key).await.map_err(broken(failed))?;
-            let sites = planned.sites.clone();
-            rollouts.push(Rollout { release, target, sites, assignments, activation });
+            let (sites, warm) = (planned.sites.clone(), planned.warm.clone());
+            rollouts.push(Rollout { release, target, sites, warm, assignments, activation });
         }
         Ok(rollouts)
     }
@@ -200,8 +225,13 @@ impl Run {
             deadline_ms: now_ms() + millis(limit),
             probe_retry_until_ms: 0,
         };
-        let warm = self.follow(&mut rollouts, &phase).await.map_err(Stop::into_refusal)?;
-        self.end(Some(self.reached(&rollouts, &warm)));
+        let mut warm = self.follow(&mut rollouts, &phase).await.map_err(Stop::into_refusal)?;
+        let note = reached(&rollouts, &warm);
+        // Recorded with the commit: a restarted control judges by it too.
+        for planned in &mut self.push.apps {
+            planned.warm = warm.remove(&planned.app).unwrap_or_default();
+        }
+        self.end(Some(note));
         Ok(())
     }
 
@@ -215,34 +245,12 @@ impl Run {
             probe_retry_until_ms: now_ms() + millis(limits.probe_retry),
         };
         let live = self.follow(rollouts, &phase).await?;
-        Ok(self.reached(rollouts, &live))
-    }
-
-    /// `8 sites`, or `7 of 8 sites, without nyc`.
-    fn reached(&self, rollouts: &[Rollout], reached: &BTreeSet<SiteId>) -> String {
-        let planned: BTreeSet<_> = rollouts.iter().flat_map(|it| &it.sites).collect();
-        if planned.is_empty() {
-            return "nothing changes".to_owned();
-        }
-        let away: Vec<_> = planned
-            .iter()
-            .filter(|site| !reached.contains(**site))
-            .map(|site| site.as_str())
-            .collect();
-        if away.is_empty() {
-            return count(planned.len(), "site");
-        }
-        let here = planned.len() - away.len();
-        format!("{here} of {}, without {}", count(planned.len(), "site"), away.join(", "))
+        Ok(reached(rollouts, &live))
     }
 
     /// Acts on the planner's verdicts until all roll-outs are done or one has failed. Returns the
-    /// sites that have a lease.
-    async fn follow(
-        &self,
-        rollouts: &mut [Rollout],
-        phase: &Phase,
-    ) -> Result<BTreeSet<SiteId>, Stop> {
+    /// sites where each app has got as far.
+    async fn follow(&self, rollouts: &mut [Rollout], phase: &Phase) -> Result<Reached, Stop> {
         let shared = &self.shared;
         let mut shown = BTreeMap::new();
         let mut sightings = Sightings::open(shared).await.map_err(broken("watch the sites"))?;
@@ -252,6 +260,7 @@ impl Run {
             let leased = sightings.leased();
             let now = now_ms();
             let mut all_done = true;
+            let mut reached = Reached::new();
             let settled = now >= shared.settled_ms
                 || rollouts.iter().all(|rollout| rollout.sites.is_subset(&leased));
             for rollout in rollouts.iter_mut() {
@@ -264,6 +273,7 @@ impl Run {
                     assignments: &rollout.assignments,
                     activation: rollout.activation.as_ref(),
                     leased: &leased,
+                    warm_at_commit: &rollout.warm,
                     reports: sightings.reports.get(&app).unwrap_or(&none),
                     now_ms: now,
                     deadline_ms: phase.deadline_ms,
@@ -275,9 +285,12 @@ impl Run {
                     return Err(Stop::Failed(app, failure));
                 }
                 all_done &= (phase.done)(&plan.verdict);
+                let done = report.sites.into_iter();
+                let done = done.filter(|(_, progress)| *progress == rollout::Progress::Done);
+                reached.insert(app, done.map(|(site, _)| site).collect());
             }
             if all_done && settled {
-                return Ok(leased);
+                return Ok(reached);
             }
             sightings.changed(self.patience(phase, now)).await;
         }
@@ -304,7 +317,9 @@ impl Run {
                 rollout::Progress::Failed { reason, .. } => SiteProgress::Failed(reason.clone()),
                 rollout::Progress::Lacks { lack: Lack::Artifacts } => SiteProgress::Fetching,
                 rollout::Progress::Lacks { lack: Lack::Readiness } => SiteProgress::Starting,
-                rollout::Progress::Lacks { .. } | rollout::Progress::Away => continue,
+                rollout::Progress::Lacks { .. }
+                | rollout::Progress::CatchingUp
+                | rollout::Progress::Away => continue,
             };
             let key = (app.clone(), site.clone());
             if shown.get(&key) != Some(&progress) {

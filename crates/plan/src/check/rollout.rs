@@ -7,7 +7,7 @@ use selvedge_model::{
     Activation, AppName, Assignment, EnvironmentName, Epoch, EpochState, Ring, SiteId,
 };
 
-use crate::rollout::{Input, Plan, Verdict};
+use crate::rollout::{Failure, Input, Plan, Verdict};
 
 /// A rule that a roll-out breaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,12 @@ pub enum Finding {
     ActivatesCold(SiteId, Epoch),
     /// No leased site is warm.
     ActivatesNowhere(Epoch),
+    /// A site that was not warm at the commit fails the roll-out after it.
+    BlamesLatecomer(SiteId),
+    /// The release is called live although this leased site, warm at the commit, does not serve it.
+    LiveWithout(SiteId),
+    /// The release is called live although no leased site serves it.
+    LiveNowhere(Epoch),
     /// The activation's epoch is older than the one that stands.
     GoesBack {
         /// What stands.
@@ -78,6 +84,33 @@ pub fn findings(input: &Input<'_>, plan: &Plan) -> Vec<Finding> {
         if !leased.iter().any(is_warm) {
             findings.push(Finding::ActivatesNowhere(target));
         }
+    }
+    findings.extend(verification(input, &plan.verdict));
+    findings
+}
+
+/// Every rule that the end of a verification breaks.
+fn verification(input: &Input<'_>, verdict: &Verdict) -> Vec<Finding> {
+    let target = input.target.epoch;
+    let mut findings = Vec::new();
+    let verifying = input.activation.and_then(Activation::newest) == Some(target);
+    let late = |site: &SiteId| !input.warm_at_commit.contains(site);
+    match verdict {
+        Verdict::Failed(Failure { site: Some(site), .. }) if verifying && late(site) => {
+            findings.push(Finding::BlamesLatecomer(site.clone()));
+        }
+        Verdict::Live => {
+            let serves = |site: &SiteId| {
+                input.reports.get(site).is_some_and(|report| report.active == Some(target))
+            };
+            let leased = || input.sites.intersection(input.leased);
+            let without = leased().filter(|site| !late(site) && !serves(site));
+            findings.extend(without.cloned().map(Finding::LiveWithout));
+            if !leased().any(serves) {
+                findings.push(Finding::LiveNowhere(target));
+            }
+        }
+        _ => {}
     }
     findings
 }

@@ -7,7 +7,7 @@ use selvedge_model::{
 };
 use selvedge_plan::check::rollout::{self as check, Finding};
 use selvedge_plan::rollout::{
-    self, FailureKind, Lack, Plan, RetireInput, Target, Verdict, Waiting,
+    self, FailureKind, Lack, Plan, Progress, RetireInput, Target, Verdict, Waiting,
 };
 
 use crate::world::{
@@ -25,6 +25,7 @@ pub(crate) struct World {
     pub(crate) assignments: BTreeMap<SiteId, Assignment>,
     pub(crate) activation: Option<Activation>,
     pub(crate) leased: BTreeSet<SiteId>,
+    pub(crate) warm_at_commit: BTreeSet<SiteId>,
     pub(crate) reports: BTreeMap<SiteId, AppReport>,
     pub(crate) now_ms: u64,
 }
@@ -43,6 +44,7 @@ impl World {
             assignments: sites.iter().map(each).collect(),
             activation: Some(activation(1)),
             leased: sites.clone(),
+            warm_at_commit: BTreeSet::new(),
             reports: BTreeMap::new(),
             now_ms: 0,
             sites,
@@ -58,6 +60,7 @@ impl World {
             assignments: &self.assignments,
             activation: self.activation.as_ref(),
             leased: &self.leased,
+            warm_at_commit: &self.warm_at_commit,
             reports: &self.reports,
             now_ms: self.now_ms,
             deadline_ms: DEADLINE_MS,
@@ -71,7 +74,10 @@ impl World {
         assert_eq!(check::findings(&self.input(), &plan), [], "{plan:?} {self:?}");
         assert!(report.sites.keys().eq(&self.sites));
         self.assignments.extend(plan.assignments);
-        self.activation = plan.activation.or(self.activation.take());
+        if plan.activation.is_some() {
+            self.activation = plan.activation;
+            self.warm_at_commit = self.sites.intersection(&self.leased).cloned().collect();
+        }
         plan.verdict
     }
 
@@ -134,6 +140,49 @@ fn a_site_without_a_lease_does_not_block() {
 }
 
 #[test]
+fn a_site_that_was_away_at_the_commit_can_not_fail_the_release() {
+    let mut world = World::new();
+    world.leased = ids(["nyc"]);
+    world.says("nyc", EpochState::Warm, 1);
+    assert_eq!(world.step(), Verdict::ReadyToActivate);
+    world.says("nyc", EpochState::Warm, 2);
+
+    // It is back while the other site is verified.
+    world.leased = ids(["fra", "nyc"]);
+    let committed = world.clone();
+    let unproved = || Verdict::Verifying { waiting: waiting([("nyc", Lack::Probe)]) };
+    assert_eq!(world.step(), unproved(), "it has not reported");
+    world.says("fra", failed(), 1);
+    assert_eq!(world.step(), unproved(), "it can't start the release");
+    world.says("fra", EpochState::Warm, 2);
+    world.reports.get_mut(&id("fra")).unwrap().probe = probe(2, 500);
+    world.now_ms = PROBE_RETRY_UNTIL_MS;
+    assert_eq!(world.step(), unproved(), "it gets bad answers");
+    let (_, report) = rollout::plan(&world.input());
+    assert_eq!(report.sites[&id("fra")], Progress::CatchingUp);
+    world.reports.get_mut(&id("nyc")).unwrap().probe = probe(2, 200);
+    assert_eq!(world.step(), Verdict::Live);
+
+    // Alone it can confirm the release, and neither fail it nor be taken for a confirmation.
+    let mut world = committed;
+    world.leased = ids(["fra"]);
+    world.says("fra", EpochState::Starting, 1);
+    let nobody = waiting([("fra", Lack::Readiness), ("nyc", Lack::Lease)]);
+    assert_eq!(world.step(), Verdict::Verifying { waiting: nobody });
+    world.now_ms = DEADLINE_MS;
+    assert_eq!(world.failure().kind, FailureKind::NoSite);
+    world.says("fra", EpochState::Warm, 2);
+    world.reports.get_mut(&id("fra")).unwrap().probe = probe(2, 200);
+    assert_eq!(world.step(), Verdict::Live);
+
+    // Where the release was warm, its end counts.
+    world.leased = ids(["fra", "nyc"]);
+    world.says("nyc", failed(), 2);
+    let failure = world.failure();
+    assert_eq!((failure.kind, failure.site), (FailureKind::Start, Some(id("nyc"))));
+}
+
+#[test]
 fn nothing_is_committed_while_no_site_is_up() {
     let mut world = World::new();
     world.leased.clear();
@@ -159,6 +208,7 @@ fn failures_say_where_and_why() {
 
     // A probe may fail for a while, not for long.
     world.activation = Some(activation(2));
+    world.warm_at_commit = world.sites.clone();
     world.now_ms = 0;
     for site in ["fra", "nyc"] {
         world.says(site, EpochState::Warm, 2);
@@ -299,4 +349,29 @@ fn each_rule_catches_a_broken_plan() {
     reused.entries[0].releases.insert(app(), release(7));
     let found = check::activation(&reused, Some(&activation(1)), &BTreeMap::new(), &ids([]));
     assert_eq!(found, [Finding::EpochReused(epoch(1))]);
+}
+
+#[test]
+fn each_rule_catches_a_wrong_end() {
+    let mut live = World::new();
+    live.says("fra", EpochState::Warm, 1);
+    live.says("nyc", EpochState::Warm, 1);
+    assert_eq!(live.step(), Verdict::ReadyToActivate);
+    for site in ["fra", "nyc"] {
+        live.says(site, EpochState::Warm, 2);
+        live.reports.get_mut(&id(site)).unwrap().probe = probe(2, 200);
+    }
+    let (plan, _) = rollout::plan(&live.input());
+    assert_eq!((&plan.verdict, check::findings(&live.input(), &plan)), (&Verdict::Live, vec![]));
+    live.says("fra", failed(), 1);
+    let found = check::findings(&live.input(), &plan);
+    assert_eq!(found, [Finding::LiveWithout(id("fra"))]);
+    let (plan, _) = rollout::plan(&live.input());
+    live.warm_at_commit.clear();
+    let found = check::findings(&live.input(), &plan);
+    assert_eq!(found, [Finding::BlamesLatecomer(id("fra"))]);
+    let nowhere = Plan { verdict: Verdict::Live, ..plan };
+    live.leased.remove(&id("nyc"));
+    let found = check::findings(&live.input(), &nowhere);
+    assert_eq!(found, [Finding::LiveNowhere(epoch(2))]);
 }

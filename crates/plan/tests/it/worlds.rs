@@ -278,6 +278,7 @@ fn random_roll_out(random: &mut Random) -> crate::rollout::World {
         activation: random_activation(random, newest, &sites),
         assignments,
         leased: random.some(85, sites.clone()),
+        warm_at_commit: BTreeSet::new(),
         reports: BTreeMap::new(),
         now_ms: 0,
         sites: random.some(80, sites),

@@ -96,6 +96,7 @@ async fn what_was_committed_at_a_crash_is_completed() {
         &selvedge_model::EnvironmentName::production(),
     );
     let mut push = world.push("shop", 2).await;
+    assert_eq!(push.apps[0].warm, push.apps[0].sites, "who may fail it is on record");
     push.stages.retain(|record| record.stage < Stage::Activate);
     let key = keys::push(&repository("shop"), 2);
     Typed(&*world.fabric).put(&key, &push, Expect::Any).await.unwrap();
