@@ -10,7 +10,7 @@ use selvedge_model::{
     Activation, AppName, Assignment, EnvironmentName, Epoch, PushState, SiteId, Stage, Topology,
     hosts, keys,
 };
-use selvedge_plan::rollout::{self, RetireInput, Target};
+use selvedge_plan::rollout::{self, FailureKind, RetireInput, Target};
 
 use super::place::count;
 use super::progress::seconds;
@@ -42,9 +42,17 @@ async fn attempt(run: &mut Run) -> Result<(), Refusal> {
     run.push.state = PushState::Committing;
     run.begin(Stage::Activate).await?;
     let rollouts = run.rollouts().await?;
-    if let Some(refusal) = move_main(run, &rollouts).await? {
-        run.refuse(refusal).await;
-        return Ok(());
+    match move_main(run, &rollouts).await? {
+        Main::Moved => {}
+        Main::Newer => {
+            supersede(run, "a newer release is live already".to_owned());
+            return Ok(());
+        }
+        Main::Foreign => {
+            let reason = "main was moved by somebody else; fetch it and push again";
+            run.refuse(Refusal::new(reason)).await;
+            return Ok(());
+        }
     }
     for rollout in &rollouts {
         activate(&run.shared, rollout).await?;
@@ -55,14 +63,11 @@ async fn attempt(run: &mut Run) -> Result<(), Refusal> {
     let note = match run.verify(&mut rollouts).await {
         Ok(note) => note,
         Err(Stop::Broken(refusal)) => return Err(refusal),
-        // Nobody was there to ask, or a newer release has taken over: neither speaks against it.
-        Err(Stop::Failed(_, failure))
-            if matches!(
-                failure.kind,
-                rollout::FailureKind::NoSite | rollout::FailureKind::Superseded
-            ) =>
-        {
-            failure.reason
+        // Nobody was there to ask, which does not speak against it.
+        Err(Stop::Failed(_, failure)) if failure.kind == FailureKind::NoSite => failure.reason,
+        Err(Stop::Failed(_, failure)) if failure.kind == FailureKind::Superseded => {
+            supersede(run, failure.reason);
+            return Ok(());
         }
         Err(stop @ Stop::Failed(..)) => {
             let refusal = stop.into_refusal();
@@ -79,24 +84,41 @@ async fn attempt(run: &mut Run) -> Result<(), Refusal> {
     announce(run, &rollouts).await
 }
 
-/// Moves main. Refuses when it stands where this push has no business.
-async fn move_main(run: &Run, rollouts: &[Rollout]) -> Result<Option<Refusal>, Refusal> {
+/// Ends a push that a later one has followed already. What is to hold now, and at which sites, is
+/// the later one's to say.
+fn supersede(run: &mut Run, note: String) {
+    run.end(Some(note));
+    run.push.state = PushState::Live;
+}
+
+/// Where main stands.
+enum Main {
+    /// At the pushed commit.
+    Moved,
+    /// Past it: a later push is live.
+    Newer,
+    /// Where the push has no business.
+    Foreign,
+}
+
+/// Moves main from the old commit to the new one.
+async fn move_main(run: &Run, rollouts: &[Rollout]) -> Result<Main, Refusal> {
     let (old, new) = (run.old_commit()?, run.new_commit()?);
     let main = run.repository.main().await.map_err(broken("read main"))?;
     if main.as_ref() == Some(&new) {
-        return Ok(None);
+        return Ok(Main::Moved);
     }
     if main == old {
         let moved = run.repository.move_ref(MAIN, old.as_ref(), Some(&new)).await;
-        return moved.map(|()| None).map_err(broken("move main"));
+        return moved.map(|()| Main::Moved).map_err(broken("move main"));
     }
     for rollout in rollouts {
         let live = super::receive::live(&run.shared, rollout.app()).await?;
         if live.is_some_and(|(epoch, _)| epoch >= rollout.target.epoch) {
-            return Ok(None);
+            return Ok(Main::Newer);
         }
     }
-    Ok(Some(Refusal::new("main was moved by somebody else; fetch it and push again")))
+    Ok(Main::Foreign)
 }
 
 /// Writes the activation: the commit point of an app.

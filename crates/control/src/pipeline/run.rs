@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use selvedge_api::PushEvent;
 use selvedge_model::documents::{PushFailure, StageRecord};
@@ -15,6 +16,9 @@ use crate::now_ms;
 
 /// From receiving a push to its activation.
 const BUDGET_MS: u64 = 5 * 60 * 1000;
+
+/// The longest pause before the end of a push is recorded again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Why a push does not go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,13 +158,19 @@ impl Run {
         self.push.state = PushState::Refused(PushFailure { stage, reason, last_lines });
     }
 
-    /// Writes the final record, tells whoever listens, and drops what kept the objects.
+    /// Writes the final record, however often that takes, tells whoever listens, and drops what kept
+    /// the objects.
     pub(super) async fn conclude(&mut self) {
         if let Some(words) = over_budget(&self.push) {
             self.say(words);
         }
-        if let Err(error) = self.save().await {
-            tracing::error!(reason = %error.reason, "the end of a push could not be recorded");
+        // Nobody may be told of an end that a restart would not know of.
+        let mut pause = commit::RETRY;
+        while let Err(error) = self.save().await {
+            tracing::error!(repository = %self.push.repository, push = self.push.number,
+                reason = %error.reason, "the end of a push could not be recorded yet");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         let keeper = Self::keeper(self.push.number);
         if let Err(error) = self.repository.forget(&keeper).await {

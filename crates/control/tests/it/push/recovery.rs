@@ -219,3 +219,36 @@ async fn a_release_that_fails_only_after_it_was_recorded_is_not_restored_itself(
     let hosts = world.wanted().await.2;
     assert!(hosts.iter().any(|(key, _)| key == "host/www.example.com"), "{hosts:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_a_later_one_has_followed_changes_nothing_any_more() {
+    let mut world = World::start().await;
+    let user = world.user("shop").await;
+    user.git(&["rm", "--quiet", "-r", "."]).await;
+    for (content, apps) in
+        [("one", ["shop"].as_slice()), ("two", &["shop"]), ("three", &["shop", "more"])]
+    {
+        for app in apps {
+            user.write(&format!("{app}/selvedge.toml"), &manifest(app, ""));
+            user.write(&format!("{app}/public/index.html"), content);
+        }
+        user.commit(content).await;
+        user.push_ok().await;
+    }
+    let before = world.wanted().await;
+    let record = world.record("shop").await;
+    world.crash().await;
+    let mut push = world.push("shop", 2).await;
+    push.state = PushState::Committing;
+    let key = keys::push(&repository("shop"), 2);
+    Typed(&*world.fabric).put(&key, &push, Expect::Any).await.unwrap();
+    world.restart().await;
+    let push = world.until("shop", 2, ended).await;
+    assert_eq!(push.state, PushState::Live);
+    let note = push.stages.last().and_then(|it| it.note.clone());
+    assert!(note.is_some_and(|note| note.contains("newer release")), "{push:?}");
+    assert_eq!(world.wanted().await, before);
+    assert_eq!(world.record("shop").await, record);
+    user.git(&["remote", "set-url", "origin", &world.remote("shop")]).await;
+    assert_eq!(user.remote_main().await, Some(user.head().await));
+}
