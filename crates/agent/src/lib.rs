@@ -160,6 +160,8 @@ impl Agent {
             admin: format!("http://{admin_address}"),
         };
         let documents = Sender::new(Arc::new(restored.documents));
+        let mut problems = restored.problems;
+        problems.extend(isolation_problems(&runtime, config.allow_unsafe));
         let setup = Setup {
             site: config.site,
             fabric: Arc::clone(&config.fabric),
@@ -169,7 +171,7 @@ impl Agent {
             logs: config.data.join("logs"),
             proxy: reachable(proxy.http_address()),
             explain: config.explain,
-            problems: restored.problems,
+            problems,
         };
         let receiver = status.subscribe();
         let reconciler = Reconciler::new(
@@ -282,6 +284,19 @@ async fn make_runtime(config: &Config) -> Result<Runtime, AgentError> {
         Ok(made) => made.map_err(AgentError::Runtime),
         Err(error) => Err(AgentError::Runtime(RuntimeError::Setup(error.to_string()))),
     }
+}
+
+/// What to tell the operator of how programs are isolated here.
+fn isolation_problems(runtime: &Runtime, allow_unsafe: bool) -> Vec<String> {
+    let consequence = if allow_unsafe {
+        "processes run without a sandbox, as --unsafe-builds says"
+    } else {
+        "no processes run here"
+    };
+    let none = runtime
+        .no_sandbox()
+        .map(|reason| format!("this machine can't isolate programs ({reason}): {consequence}"));
+    none.into_iter().chain(runtime.degraded()).collect()
 }
 
 async fn open_store(config: &Config) -> Result<artifacts::Store, AgentError> {

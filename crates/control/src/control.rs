@@ -150,7 +150,10 @@ impl Control {
             started_ms: now_ms(),
             incarnation: fabric.incarnation().await?,
             zone: config.zone.clone(),
-            problems: no_sandbox(&runtime, config.unsafe_builds).into_iter().collect(),
+            problems: no_sandbox(&runtime, config.unsafe_builds)
+                .into_iter()
+                .chain(runtime.degraded())
+                .collect(),
         };
         let git = Git::open(data.path(), &config.executable).await?;
         let hook_socket = pipeline::hook_socket(data.path());

@@ -119,6 +119,12 @@ impl Runtime {
         self.machine.no_sandbox()
     }
 
+    /// What the machine's sandboxes lack, what follows from it and what mends it, in words for the
+    /// operator; empty where nothing, or where there are no sandboxes at all.
+    pub fn degraded(&self) -> Vec<String> {
+        self.machine.degraded()
+    }
+
     /// Runs a task to its end, or kills it when the future is dropped. Lines of its output go to
     /// `output` as they come: stdout and stderr together, without control characters, bounded in
     /// length and sum. Must be called in a tokio runtime.

@@ -22,6 +22,9 @@ use crate::{Config, RuntimeError, credentials, probe};
 const MAX_FILES: u64 = 16_384;
 /// Processes and threads of one tenant.
 const MAX_PROCESSES: u64 = 8192;
+/// The same where each of them has the whole memory limit. A build with npm or pip has some 60
+/// threads, a Node.js workload a dozen, of which a tenant may have several.
+const MAX_PROCESSES_WITHOUT_GROUP: u64 = 256;
 
 /// What this machine can do, found once.
 #[derive(Debug)]
@@ -107,6 +110,17 @@ impl Machine {
             Ability::None(reason) => Some(reason),
             Ability::Users | Ability::UserNamespace => None,
         }
+    }
+
+    pub(crate) fn degraded(&self) -> Vec<String> {
+        if self.hierarchy.is_some() || self.no_sandbox().is_some() {
+            return Vec::new();
+        }
+        vec![format!(
+            "no control group can be made to limit memory, so each process of a build or workload \
+             may use its whole limit, up to {MAX_PROCESSES_WITHOUT_GROUP} processes and threads \
+             for each app: run Selvedge as root, or as a systemd service with Delegate=yes"
+        )]
     }
 
     /// Starts a task: its checkout and cache are given to the tenant's user first.
@@ -213,7 +227,10 @@ impl Machine {
             cgroups: Vec::new(),
             limits: Limits {
                 data_bytes: self.hierarchy.is_none().then_some(bytes),
-                processes: MAX_PROCESSES,
+                processes: match self.hierarchy {
+                    Some(_) => MAX_PROCESSES,
+                    None => MAX_PROCESSES_WITHOUT_GROUP,
+                },
                 files: MAX_FILES,
                 temporary_mib: (program.memory_mib / 2).max(64),
             },

@@ -26,7 +26,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(run(directory, command, allow_unsafe))
         }
-        _ => Err("shim, keep or run".into()),
+        Some("degraded") => {
+            let directory = PathBuf::from(arguments.next().ok_or("degraded DIRECTORY")?);
+            for problem in Runtime::new(config(&directory))?.degraded() {
+                println!("{problem}");
+            }
+            Ok(())
+        }
+        _ => Err("shim, keep, run or degraded".into()),
     }
 }
 

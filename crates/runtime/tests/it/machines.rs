@@ -1,5 +1,6 @@
 //! Machines that can do less than root on this one.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{IoSlice, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -46,13 +47,18 @@ fn text(output: &Output) -> String {
     )
 }
 
-fn as_nobody(directory: &Path, command: &str) -> String {
+fn helper_as_nobody(directory: &Path, arguments: &[&OsStr]) -> String {
     let output = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(directory.join("helper"))
-        .args(["run".as_ref(), directory.as_os_str(), command.as_ref(), "safe".as_ref()])
+        .args(arguments)
         .output();
     text(&output.expect("setpriv"))
+}
+
+fn as_nobody(directory: &Path, command: &str) -> String {
+    let arguments = ["run".as_ref(), directory.as_os_str(), command.as_ref(), "safe".as_ref()];
+    helper_as_nobody(directory, &arguments)
 }
 
 fn without_namespaces(directory: &Path, arguments: &[&str]) -> Command {
@@ -82,6 +88,40 @@ fn without_root_a_user_namespace_does() {
     assert!(output.contains("can't be reached: it is this machine's loopback"), "{output}");
     assert!(output.ends_with("42\nSucceeded\n"), "{output}");
     assert!(directory.path().join("app/made").exists(), "{output}");
+}
+
+const FORK_UNTIL_REFUSED: &str = "
+import os, time
+count = 0
+try:
+    while count < 5000:
+        if os.fork() == 0:
+            time.sleep(1000)
+        count += 1
+except BlockingIOError:
+    print('refused', 200 < count < 256)
+os._exit(0)
+";
+
+#[test]
+fn without_a_memory_group_processes_are_few_and_the_operator_is_told() {
+    if !is_root() {
+        return;
+    }
+    let directory = open_directory();
+    let path = directory.path();
+    let told = helper_as_nobody(path, &["degraded".as_ref(), path.as_os_str()]);
+    assert!(told.starts_with("no control group can be made"), "{told}");
+    fs::write(path.join("app/fork.py"), FORK_UNTIL_REFUSED).expect("a file");
+    assert_eq!(as_nobody(path, "python3 fork.py"), "refused True\nSucceeded\n");
+    // Enough for what builds start.
+    fs::write(path.join("app/package.json"), r#"{"scripts": {"build": "node build.js"}}"#)
+        .expect("a file");
+    let workers = "const {Worker} = require('worker_threads'); \
+                   for (let i = 0; i < 4; i++) new Worker('1', {eval: true})";
+    fs::write(path.join("app/build.js"), workers).expect("a file");
+    let built = as_nobody(path, "npm run build >/dev/null && python3 -m venv --help >/dev/null");
+    assert_eq!(built, "Succeeded\n");
 }
 
 /// Lays files over the machine's own and makes the remaining arguments' program see them.
