@@ -1,7 +1,8 @@
 //! Memory limits by control groups, of version 1 or 2, whichever has the memory controller here.
 //!
-//! Each sandbox gets a group of its own, named for this process, so that a later one can sweep
-//! what a killed one left. Where no group can be made, the sandbox falls back to setrlimit(2).
+//! Each sandbox gets a group of its own, named for this process. When the process is killed, the
+//! sandbox's shim removes the group ([`remove_joined`]); when that is killed too, the next sandbox
+//! that anybody starts beside it does. Where no group can be made, the sandbox falls back to setrlimit(2).
 
 use std::fs;
 use std::io;
@@ -39,8 +40,7 @@ pub(crate) struct Group {
 }
 
 impl Hierarchy {
-    /// Finds a place where groups that limit memory can be made, and sweeps it of those left by
-    /// processes that are gone.
+    /// Finds a place where groups that limit memory can be made.
     pub(crate) fn find() -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -49,17 +49,17 @@ impl Hierarchy {
         for version in [Version::One, Version::Two] {
             if let Some(parent) = place(&mounts, &membership, version, "memory", &name) {
                 let processes = if version == Version::One { processes } else { None };
-                let found = Self { version, parent, processes, name };
-                found.sweep();
-                return Some(found);
+                return Some(Self { version, parent, processes, name });
             }
         }
         None
     }
 
-    /// Makes a group with a memory limit.
+    /// Makes a group with a memory limit, and sweeps those left by processes that are gone: a look
+    /// at one directory, little beside what starting a sandbox takes.
     pub(crate) fn make(&self, memory_mib: u32) -> io::Result<Group> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        self.sweep();
         let name = format!("{}-{}", self.name, NEXT.fetch_add(1, Ordering::Relaxed));
         let memory = self.parent.join(&name);
         fs::create_dir(&memory)?;
@@ -150,6 +150,19 @@ impl Drop for Group {
                 }
             });
         }
+    }
+}
+
+/// For a shim whose runtime is gone: removes the groups that these files belong to, from which
+/// everything has just been killed. Blocks for some seconds at most.
+pub(crate) fn remove_joined(joins: &[PathBuf]) {
+    let groups: Vec<_> =
+        joins.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect();
+    for _ in 0..100 {
+        if Group::remove(&groups) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -251,6 +264,21 @@ mod tests {
         assert_eq!(found(Version::Two), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(own_group(membership, Version::One, "memory"), Some("/a/b"));
         assert_eq!(own_group(membership, Version::Two, "memory"), Some("/c"));
+    }
+
+    #[test]
+    fn making_a_group_sweeps_what_killed_processes_left() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let parent = directory.path().to_owned();
+        let name = format!("{PREFIX}{}", process_name(std::process::id()).expect("own"));
+        let left = parent.join(format!("{PREFIX}{}-1-0", std::process::id()));
+        let neighbour = parent.join(format!("{name}-neighbour"));
+        for group in [&left, &neighbour] {
+            fs::create_dir(group).expect("a group");
+        }
+        let hierarchy = Hierarchy { version: Version::Two, parent, processes: None, name };
+        hierarchy.make(64).expect("a group");
+        assert!(!left.exists() && neighbour.exists());
     }
 
     #[test]

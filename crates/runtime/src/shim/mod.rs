@@ -15,6 +15,7 @@ mod root;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -26,7 +27,7 @@ use nix::unistd::Pid;
 use crate::protocol::{
     EGRESS_PORT, Event, Exit, Hello, Isolation, Launch, Report, Request, VERSION,
 };
-use crate::{channel, sys};
+use crate::{cgroup, channel, sys};
 
 use connections::Connections;
 
@@ -116,6 +117,7 @@ struct Program {
     reports: OwnedFd,
     egress: Option<TcpListener>,
     port: u16,
+    cgroups: Vec<PathBuf>,
 }
 
 fn start(launch: &Launch) -> Result<Side> {
@@ -136,7 +138,8 @@ fn start(launch: &Launch) -> Result<Side> {
     // Only processes inside may hold the output open: its end is their end.
     let null = std::fs::File::options().write(true).open("/dev/null").doing("open /dev/null")?;
     nix::unistd::dup2_stdout(null).doing("let go of the output")?;
-    Ok(Side::Outside(Program { init, reports, egress, port: launch.port }))
+    let (port, cgroups) = (launch.port, launch.cgroups.clone());
+    Ok(Side::Outside(Program { init, reports, egress, port, cgroups }))
 }
 
 /// Leaves the host's namespaces for new ones, all but the mount namespace, which only the first
@@ -202,6 +205,7 @@ impl Program {
                     }
                     Ok(None) | Err(_) => {
                         self.kill();
+                        cgroup::remove_joined(&self.cgroups);
                         return Ok(());
                     }
                 }

@@ -1,6 +1,7 @@
 //! Whatever is killed, nothing that it ran goes on.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -62,6 +63,23 @@ fn inside(marker: &str, keeper: &Child) -> Vec<u32> {
     processes_with(marker).into_iter().filter(|pid| Some(*pid) != keeper.id()).collect()
 }
 
+/// The control groups that a process has made, in whatever hierarchy.
+fn groups_of(pid: u32) -> Vec<PathBuf> {
+    fn look(directory: &Path, name: &str, depth: u32, found: &mut Vec<PathBuf>) {
+        let Ok(entries) = fs::read_dir(directory) else { return };
+        for entry in entries.flatten().filter(|it| it.file_type().is_ok_and(|it| it.is_dir())) {
+            if entry.file_name().to_string_lossy().starts_with(name) {
+                found.push(entry.path());
+            } else if depth > 0 {
+                look(&entry.path(), name, depth - 1, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    look(Path::new("/sys/fs/cgroup"), &format!("selvedge-{pid}-"), 8, &mut found);
+    found
+}
+
 #[tokio::test]
 async fn none_is_left_when_the_parent_is_killed() {
     let world = World::new();
@@ -72,8 +90,11 @@ async fn none_is_left_when_the_parent_is_killed() {
     let shim = shim_of(processes[0]);
     // A terminal's Ctrl-C doesn't reach it.
     assert_eq!(nix::unistd::getpgid(Some(shim)).expect("there"), shim);
+    let keeper = child.id().expect("a process");
+    assert!(!groups_of(keeper).is_empty() || !world.runtime.degraded().is_empty());
     child.kill().await.expect("SIGKILL");
     until("all have ended", || processes_with(&marker).is_empty()).await;
+    until("its groups are gone", || groups_of(keeper).is_empty()).await;
     until("the shim has ended", || kill(shim, None).is_err()).await;
 }
 
