@@ -41,9 +41,11 @@ pub(super) async fn collect(
         keepers.extend(refs);
         shrink_cache(shared, record).await;
     }
+    // Read before the records: a push that comes in now is recorded first and keeps its ref then.
+    let references = repository.refs(OWN_REFS).await.map_err(broken("read refs"))?;
     let unended = push_records(shared, name, &pushes_kept).await?;
     keepers.extend(unended.iter().map(|n| format!("{OWN_REFS}/{}", Run::keeper(*n))));
-    for (reference, _) in repository.refs(OWN_REFS).await.map_err(broken("read refs"))? {
+    for (reference, _) in references {
         if !keepers.contains(&reference)
             && let Some(own) = reference.strip_prefix(&format!("{OWN_REFS}/"))
         {

@@ -30,10 +30,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use selvedge_fabric::{FabricError, SharedFabric, artifact};
-use selvedge_model::documents::{AppRecord, PushCause};
+use selvedge_model::documents::{AppRecord, PushCause, PushFailure};
 use selvedge_model::{
     AppName, Assignment, EnvironmentName, Installation, Push, PushState, RepositoryName, SiteId,
-    Topology, keys,
+    Stage, Topology, keys,
 };
 use selvedge_runtime::Runtime;
 use tokio::net::UnixListener;
@@ -332,7 +332,8 @@ impl Shared {
         Ok(records.filter(|record| record.repository == *repository).collect())
     }
 
-    /// Records a push under the next free number, and keeps its objects.
+    /// Records a push under the next free number, and keeps its objects. A push whose objects can't
+    /// be kept ends there.
     async fn record_push(&self, repository: &Repository, mut push: Push) -> Result<Push, Refusal> {
         let failed = "record the push";
         let prefix = keys::pushes(&push.repository);
@@ -350,8 +351,15 @@ impl Shared {
         }
         let commit = push.new_commit.parse().map_err(broken(failed))?;
         let kept = repository.keep(&Run::keeper(push.number), &commit).await;
-        kept.map_err(broken("keep the pushed commit"))?;
-        Ok(push)
+        let Err(refusal) = kept.map_err(broken("keep the pushed commit")) else { return Ok(push) };
+        let reason = refusal.reason.clone();
+        let last_lines = Vec::new();
+        push.state = PushState::Refused(PushFailure { stage: Stage::Receive, reason, last_lines });
+        let key = keys::push(&push.repository, push.number);
+        if let Err(error) = self.store.put(&key, &push).await {
+            tracing::warn!(%error, key, "a push that nobody will run is left in the records");
+        }
+        Err(refusal)
     }
 }
 

@@ -1,4 +1,4 @@
-//! One queue and one worker for each repository.
+//! One queue for each repository, with an intake that fills it and a worker that empties it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -33,9 +33,8 @@ enum Job {
 }
 
 struct Queue {
+    submissions: mpsc::Sender<Submission>,
     jobs: mpsc::Sender<Job>,
-    /// Pushes that wait or run.
-    pushes: Arc<AtomicU32>,
 }
 
 /// Takes submissions until `token` is cancelled; the workers are dropped with it, wherever they are.
@@ -51,13 +50,12 @@ pub(super) async fn run(
         loop {
             tokio::select! {
                 Some(ended) = queues.workers.join_next() => {
-                    tracing::error!(?ended, "a repository's worker has failed");
+                    tracing::error!(?ended, "a repository's intake or worker has failed");
                     return;
                 }
                 submission = submissions.recv() => {
                     let Some(submission) = submission else { return };
-                    let taken = queues.accept(&submission).await;
-                    let _ = submission.reply.send(taken);
+                    queues.pass_on(submission);
                 }
             }
         }
@@ -103,8 +101,16 @@ impl Queues {
         match self.queues.entry(repository.clone()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
+                let (submissions, submitted) = mpsc::channel(WAITING);
                 let (jobs, receiver) = mpsc::channel(WAITING + 2);
                 let pushes = Arc::new(AtomicU32::new(0));
+                let intake = Intake {
+                    shared: Arc::clone(&self.shared),
+                    repository: repository.clone(),
+                    pushes: Arc::clone(&pushes),
+                    jobs: jobs.clone(),
+                };
+                self.workers.spawn(intake.run(submitted));
                 let worker = Worker {
                     shared: Arc::clone(&self.shared),
                     repository: repository.clone(),
@@ -112,22 +118,46 @@ impl Queues {
                     jobs: jobs.downgrade(),
                 };
                 self.workers.spawn(worker.run(receiver));
-                entry.insert(Queue { jobs, pushes })
+                entry.insert(Queue { submissions, jobs })
             }
         }
     }
 
-    async fn accept(&mut self, submission: &Submission) -> Result<Ticket, SubmitError> {
-        let shared = Arc::clone(&self.shared);
-        let name = &submission.repository;
-        let repository = shared.git.repository(name);
-        let queue = self.queue(name);
-        let Ok(place) = queue.jobs.try_reserve() else {
-            return Err(SubmitError::Busy(name.clone()));
+    /// Hands a submission to its repository, without waiting for it: others are not to wait either.
+    fn pass_on(&mut self, submission: Submission) {
+        let queue = self.queue(&submission.repository);
+        if let Err(refused) = queue.submissions.try_send(submission) {
+            let submission = refused.into_inner();
+            let busy = SubmitError::Busy(submission.repository);
+            let _ = submission.reply.send(Err(busy));
+        }
+    }
+}
+
+/// Records a repository's submissions, in their order, and queues them.
+struct Intake {
+    shared: Arc<Shared>,
+    repository: RepositoryName,
+    pushes: Arc<AtomicU32>,
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Intake {
+    async fn run(self, mut submissions: mpsc::Receiver<Submission>) {
+        while let Some(submission) = submissions.recv().await {
+            let taken = self.accept(&submission).await;
+            let _ = submission.reply.send(taken);
+        }
+    }
+
+    async fn accept(&self, submission: &Submission) -> Result<Ticket, SubmitError> {
+        let shared = &self.shared;
+        let Ok(place) = self.jobs.try_reserve() else {
+            return Err(SubmitError::Busy(self.repository.clone()));
         };
         let push = Push {
             number: 0,
-            repository: name.clone(),
+            repository: self.repository.clone(),
             cause: submission.cause.clone(),
             old_commit: submission.old.as_ref().map(ToString::to_string),
             new_commit: submission.new.to_string(),
@@ -136,13 +166,14 @@ impl Queues {
             stages: Vec::new(),
             apps: Vec::new(),
         };
+        let repository = shared.git.repository(&self.repository);
         let recorded = shared.record_push(&repository, push).await;
         let push = recorded.map_err(|refusal| {
             SubmitError::Fabric(selvedge_fabric::FabricError::Store(refusal.reason))
         })?;
         let log = ProgressLog::new();
         shared.running_add(&push, &log);
-        log.add(PushEvent::Queued { ahead: queue.pushes.fetch_add(1, Ordering::Relaxed) });
+        log.add(PushEvent::Queued { ahead: self.pushes.fetch_add(1, Ordering::Relaxed) });
         let ticket = Ticket { number: push.number, progress: log.follow() };
         place.send(Job::Push(Box::new(push), log));
         Ok(ticket)

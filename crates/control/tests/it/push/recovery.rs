@@ -252,3 +252,43 @@ async fn a_push_that_a_later_one_has_followed_changes_nothing_any_more() {
     user.git(&["remote", "set-url", "origin", &world.remote("shop")]).await;
     assert_eq!(user.remote_main().await, Some(user.head().await));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_is_stuck_holds_up_no_other() {
+    let world = World::start().await;
+    let (stuck, other) = (world.user("stuck").await, world.user("other").await);
+    stuck.push_ok().await;
+    other.push_ok().await;
+    let refs = world.data("repositories/stuck.git/refs/selvedge/pushes");
+    std::fs::create_dir_all(&refs).unwrap();
+    let lock = |number: u64| {
+        let path = refs.join(format!("{number}.lock"));
+        std::fs::write(&path, "").unwrap();
+        path
+    };
+
+    // What can't be kept is refused, and told.
+    let held = lock(2);
+    stuck.change("two", "two").await;
+    let said = stuck.push().await;
+    assert!(!said.ok, "{}", said.text);
+    assert!(matches!(world.push("stuck", 2).await.state, PushState::Refused(_)));
+    std::fs::remove_file(held).unwrap();
+
+    // A git that waits for as long as it takes.
+    let config = world.data("repositories/stuck.git/config");
+    stuck
+        .git(&["config", "--file", config.to_str().unwrap(), "core.filesRefLockTimeout", "-1"])
+        .await;
+    let held = lock(3);
+    let waiting = stuck.push();
+    let meanwhile = async {
+        world.until("stuck", 3, |_| true).await;
+        other.change("two", "two").await;
+        other.push_ok().await;
+        std::fs::remove_file(held).unwrap();
+    };
+    let (said, ()) = tokio::join!(waiting, meanwhile);
+    assert!(said.ok, "{}", said.text);
+    assert_eq!(world.push("stuck", 3).await.state, PushState::Live);
+}
