@@ -88,7 +88,7 @@ impl Run {
     ) -> Result<(), Refusal> {
         let app = &candidate.app;
         let limits = &self.shared.limits;
-        let cache = self.shared.cache.join(app.name.as_str());
+        let cache = self.shared.cache_of(&app.name);
         make_directory(&cache).map_err(broken("make the dependency cache"))?;
         let timeout = if verb == "test" { limits.test } else { limits.build };
         let subject = match service {

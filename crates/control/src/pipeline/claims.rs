@@ -40,12 +40,17 @@ async fn take_name(
     let failed = "claim the app's name";
     // Another repository's claim may be only what a refused first push has left.
     let standing = super::receive::record(shared, app).await?;
+    let unclaimed = standing.is_none();
     let abandoned = match standing {
         Some(record) if record.repository != *repository && !in_use(shared, &record).await? => {
             Some(record)
         }
         _ => None,
     };
+    if unclaimed || abandoned.is_some() {
+        // Before the name is taken: whoever has it builds with what is there.
+        clear_cache(shared, app).await.map_err(broken("clear the dependency cache"))?;
+    }
     let fresh = AppRecord {
         app: app.clone(),
         repository: repository.clone(),
@@ -70,6 +75,22 @@ async fn take_name(
         Some(owner) => Err(Refusal::new(format!(
             "the app name {app} belongs to the repository {owner}; choose another name, or push to {owner}.git"
         ))),
+    }
+}
+
+/// Deletes the app's dependency cache, which must not get into the hands of another repository.
+async fn clear_cache(shared: &Shared, app: &AppName) -> std::io::Result<()> {
+    match tokio::fs::remove_dir_all(shared.cache_of(app)).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes the cache of an app that is about to be given up. What can't be deleted now keeps the
+/// next claim of the name from succeeding.
+pub(super) async fn drop_cache(shared: &Shared, app: &AppName) {
+    if let Err(error) = clear_cache(shared, app).await {
+        tracing::warn!(%error, %app, "a dependency cache was not deleted");
     }
 }
 

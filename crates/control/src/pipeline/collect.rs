@@ -157,7 +157,7 @@ async fn push_records(
 
 /// Empties a dependency cache that has grown too large: it fills again with what is in use.
 async fn shrink_cache(shared: &Shared, record: &AppRecord) {
-    let cache = shared.cache.join(record.app.as_str());
+    let cache = shared.cache_of(&record.app);
     let shrunk = tokio::task::spawn_blocking(move || {
         if size_of(&cache, MAX_CACHE)? > MAX_CACHE {
             std::fs::remove_dir_all(&cache)?;

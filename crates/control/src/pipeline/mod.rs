@@ -307,6 +307,11 @@ impl Shared {
         running.get(&(repository.clone(), number)).cloned()
     }
 
+    /// Where an app's builds keep what they have downloaded.
+    fn cache_of(&self, app: &AppName) -> PathBuf {
+        self.cache.join(app.as_str())
+    }
+
     /// The sites of the installation.
     async fn site_ids(&self) -> Result<BTreeSet<SiteId>, Refusal> {
         let topology: Option<Topology> =

@@ -22,9 +22,9 @@ pub(super) async fn undo(run: &Run) -> Result<(), Refusal> {
     for planned in &run.push.apps {
         let record = super::receive::record(shared, &planned.app).await?;
         // An app that the push was not allowed to touch is nothing to take back.
-        if record.is_none_or(|record| record.repository != run.push.repository) {
+        let Some(record) = record.filter(|it| it.repository == run.push.repository) else {
             continue;
-        }
+        };
         if let Some(epoch) = planned.epoch {
             let key = keys::activation(&planned.app, &EnvironmentName::production());
             let activation: Option<Activation> =
@@ -46,6 +46,10 @@ pub(super) async fn undo(run: &Run) -> Result<(), Refusal> {
             }
         }
         claims::give_back(shared, &planned.app).await?;
+        // While the name is still this repository's.
+        if record.history.is_empty() {
+            claims::drop_cache(shared, &planned.app).await;
+        }
         claims::forget_unborn(shared, &planned.app).await?;
     }
     Ok(())
@@ -61,6 +65,7 @@ pub(super) async fn take_down(shared: &Shared, app: &AppName) -> Result<(), Refu
         let key = keys::assignment(&site, app, &environment);
         shared.store.delete(&key).await.map_err(broken(failed))?;
     }
+    claims::drop_cache(shared, app).await;
     let empty = |standing: Option<AppRecord>| match standing {
         None => (Step::Keep, ()),
         Some(record) => (Step::Put(AppRecord { history: Vec::new(), ..record }), ()),

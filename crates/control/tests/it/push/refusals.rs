@@ -191,3 +191,43 @@ async fn a_restored_release_is_where_its_own_placement_wants_it() {
         user.git(&["reset", "--quiet", "--hard", "origin/main"]).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dependency_cache_goes_with_the_name() {
+    let world = World::start().await;
+    let (first, second) = (world.user("first").await, world.user("second").await);
+    let (own, given_up) = (world.data("cache/first"), world.data("cache/given-up"));
+    first.push_ok().await;
+    let poison = |cache: &std::path::Path| {
+        std::fs::create_dir_all(cache).unwrap();
+        std::fs::write(cache.join("package"), "poisoned").unwrap();
+    };
+
+    // What is live keeps its cache, also when a push is refused.
+    poison(&own);
+    first.change("two", CRASHES).await;
+    assert!(!first.push().await.ok);
+    assert!(own.exists());
+
+    // An app that is taken down loses it.
+    first.write("selvedge.toml", &manifest("given-up", ""));
+    first.change("three", "another name").await;
+    first.push_ok().await;
+    assert!(!own.exists());
+    poison(&given_up);
+    first.write("selvedge.toml", &manifest("third", ""));
+    first.change("four", "a third name").await;
+    first.push_ok().await;
+    assert!(!given_up.exists());
+
+    // Whatever is left of it somehow is not for who takes the name.
+    for (cache, name) in
+        [(&own, "first"), (&given_up, "given-up"), (&world.data("cache/new"), "new")]
+    {
+        poison(cache);
+        second.write("selvedge.toml", &manifest(name, ""));
+        second.change(name, name).await;
+        second.push_ok().await;
+        assert!(!cache.exists(), "{name}");
+    }
+}
