@@ -212,6 +212,18 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })
 }
 
+/// Filters the system calls of this process and all that it starts from now on (seccomp(2)).
+pub(crate) fn filter_calls(filter: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: libc::c_ushort::try_from(filter.len()).map_err(io::Error::other)?,
+        filter: filter.as_mut_ptr(),
+    };
+    let mode = libc::c_ulong::from(libc::SECCOMP_MODE_FILTER);
+    // SAFETY: `program` points to as many instructions as it says; both outlive the call, in which
+    // the kernel copies and checks them.
+    check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) }.into())
+}
+
 /// Gives SIGPIPE its default effect again: Rust's start-up code ignores it, and programs would
 /// inherit that.
 pub(crate) fn reset_broken_pipe() -> io::Result<()> {

@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 
-use super::{Doing as _, Result, identity, processes, root};
+use super::{Doing as _, Result, calls, identity, processes, root};
 use crate::protocol::{Exit, Isolation, Launch, Report};
 use crate::{channel, sys};
 
@@ -160,6 +160,12 @@ fn execute(launch: &Launch, output: &OwnedFd) -> Result<std::convert::Infallible
         .map(|(name, value)| CString::new(format!("{name}={value}")))
         .collect::<std::result::Result<Vec<_>, _>>()
         .doing("pass the environment")?;
+    if launch.isolation != Isolation::None {
+        let mut filter = calls::filter();
+        if !filter.is_empty() {
+            sys::filter_calls(&mut filter).doing("filter system calls (seccomp)")?;
+        }
+    }
     nix::unistd::execve(&argument("/bin/sh")?, &arguments, &environment).doing("run /bin/sh")
 }
 

@@ -6,6 +6,7 @@
 //! that the kernel kills everything in the namespace. When the shim itself is killed, the first
 //! process dies of its parent-death signal.
 
+mod calls;
 mod connections;
 mod identity;
 mod init;

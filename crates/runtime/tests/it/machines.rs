@@ -80,6 +80,7 @@ fn without_root_a_user_namespace_does() {
         directory.path(),
         "id -u; pwd; ls -d /root /work /proc/[0-9]* | wc -l; touch /usr/x || touch made; \
          grep Cap /proc/self/status | grep -vc 0000000000000000; \
+         unshare -Ur true 2>/dev/null && echo unshared; \
          curl -sS -m 5 http://127.0.0.1:1/ -w '%{http_code}' --noproxy ''; \
          node -e 'console.log(6 * 7)'",
     );
@@ -87,6 +88,7 @@ fn without_root_a_user_namespace_does() {
     assert_eq!(lines[..2], ["65534", "/app"], "{output}");
     assert!(output.contains("can't be reached: it is this machine's loopback"), "{output}");
     assert!(output.ends_with("42\nSucceeded\n"), "{output}");
+    assert!(!output.contains("unshared"), "{output}");
     assert!(directory.path().join("app/made").exists(), "{output}");
 }
 

@@ -276,3 +276,44 @@ async fn a_machine_without_sandboxes_refuses_in_words() {
     config.executable = HELPER.into();
     assert_eq!(Runtime::new(config).expect("a runtime").no_sandbox(), None);
 }
+
+/// Prints the names of the error numbers that system calls end with; `worked` for none.
+const CALLS: &str = r"
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+x86 = os.uname().machine == 'x86_64'
+clone, setns, mount, bpf, keyctl, userfaultfd, io_uring_setup, clone3, getpid = (
+    (56, 308, 165, 321, 250, 323, 425, 435, 39) if x86
+    else (220, 268, 40, 280, 219, 282, 425, 435, 172))
+NEW_USER = 0x10000000
+def name(*arguments):
+    result = libc.syscall(*[ctypes.c_long(it) for it in arguments])
+    if result == 0 and arguments[0] == clone:
+        os._exit(0)
+    return errno.errorcode[ctypes.get_errno()] if result < 0 else 'worked'
+print(name(clone, NEW_USER | 17, 0, 0, 0, 0), name(setns, 0, 0), name(mount, 0, 0, 0, 0, 0))
+print(name(bpf, 0, 0, 0), name(keyctl, 0, -3, 0), name(userfaultfd, 1), name(io_uring_setup, 1, 0))
+print(name(clone3, 0, 0), name(0x40000000 | getpid), name(getpid), name(clone, 17, 0, 0, 0, 0))
+";
+
+#[tokio::test]
+async fn calls_that_only_administrators_need_are_refused() {
+    let world = World::new();
+    world.app("checkout", &[("calls.py", CALLS)]);
+    let output = world.output("unshare -Ur true 2>&1; python3 calls.py").await;
+    assert_eq!(
+        output,
+        "unshare: unshare failed: Operation not permitted\nEPERM EPERM EPERM\n\
+         EPERM EPERM EPERM EPERM\nENOSYS ENOSYS worked worked"
+    );
+    // What builds do with threads and processes works.
+    let workers = "new (require('worker_threads').Worker)('console.log(1)', {eval: true}); \
+                   require('child_process').execFile('echo', ['2'], (_, it) => console.log(it))";
+    let threads = "import subprocess, threading; \
+                   threading.Thread(target=lambda: subprocess.run(['echo', '3'])).start()";
+    world.app("checkout", &[("workers.js", workers), ("threads.py", threads)]);
+    let command =
+        "(node workers.js; python3 threads.py; python3 -m venv --without-pip /tmp/x) | sort";
+    let output = world.output(command).await;
+    assert_eq!(output.split_whitespace().collect::<Vec<_>>(), ["1", "2", "3"]);
+}
