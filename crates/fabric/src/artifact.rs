@@ -3,7 +3,7 @@
 //! Equal files make equal archives: entries are sorted by path, owners and times are zero, and of
 //! the mode only the owner's execute bit is kept. Symbolic links stay links and are never followed;
 //! sockets, pipes and devices are left out. Both directions block, so callers move them off the
-//! async runtime; [`ensure`] does so itself.
+//! async runtime.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -13,11 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
-use selvedge_model::Digest;
 use tar::{Archive, Builder, EntryType, Header};
-
-use crate::{Fabric, FabricError};
 
 /// How much an artifact may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +51,6 @@ pub enum ArtifactError {
         #[source]
         source: io::Error,
     },
-    /// The blob can't be had.
-    #[error("the blob can't be fetched")]
-    Fabric(#[source] FabricError),
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> ArtifactError {
@@ -259,70 +252,6 @@ impl Unpacker<'_> {
             _ => return Err(foreign()),
         }
         Ok(())
-    }
-}
-
-/// The directory under `artifacts` that holds the unpacked artifact `digest`, fetched and unpacked
-/// first if need be. Any number of processes of the machine may ask at once: one does the work. A
-/// directory that has its final name is complete.
-pub async fn ensure(
-    fabric: &dyn Fabric,
-    artifacts: &Path,
-    digest: &Digest,
-) -> Result<PathBuf, ArtifactError> {
-    let place = artifacts.join(digest.to_string());
-    if place.is_dir() {
-        return Ok(place);
-    }
-    let lock_path = artifacts.join(format!("{digest}.lock"));
-    let lock = blocking(move || lock(&lock_path)).await?;
-    if place.is_dir() {
-        return Ok(place);
-    }
-    // Nobody else holds the lock, so whatever stands at the temporary names is a dead process's.
-    let archive = artifacts.join(format!("{digest}.tar"));
-    let partial = artifacts.join(format!("{digest}.partial"));
-    let (old_archive, old_partial) = (archive.clone(), partial.clone());
-    blocking(move || clear(&old_archive, &old_partial)).await?;
-    fabric.fetch_blob(digest, &archive).await.map_err(ArtifactError::Fabric)?;
-    let target = place.clone();
-    blocking(move || {
-        unpack(&archive, &partial, Limits::default())?;
-        fs::rename(&partial, &target).map_err(at(&target))?;
-        fs::remove_file(&archive).map_err(at(&archive))?;
-        drop(lock);
-        Ok(())
-    })
-    .await?;
-    Ok(place)
-}
-
-fn lock(path: &Path) -> Result<Flock<File>, ArtifactError> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(at(path))?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| at(path)(errno.into()))
-}
-
-fn clear(archive: &Path, partial: &Path) -> Result<(), ArtifactError> {
-    let absent_is_fine = |result: io::Result<()>| match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    };
-    absent_is_fine(fs::remove_file(archive)).map_err(at(archive))?;
-    absent_is_fine(fs::remove_dir_all(partial)).map_err(at(partial))
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ArtifactError> + Send + 'static,
-) -> Result<T, ArtifactError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(at(Path::new("artifact"))(io::Error::other(error))),
     }
 }
 
