@@ -78,6 +78,7 @@ pub(super) async fn take_down(shared: &Shared, app: &AppName) -> Result<(), Refu
 /// Brings back what was live before the push, whose release does not work, and ends the push as
 /// rolled back.
 pub(super) async fn restore(run: &mut Run, refusal: Refusal) -> Result<(), Refusal> {
+    let refusal = refusal.bounded();
     run.end(Some(recover::failed_note(&refusal.reason)));
     run.save().await?;
     let mut reason = refusal.reason;

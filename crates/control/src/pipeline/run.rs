@@ -20,6 +20,11 @@ const BUDGET_MS: u64 = 5 * 60 * 1000;
 /// The longest pause before the end of a push is recorded again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// Characters of a reason that are recorded.
+const MAX_REASON: usize = 4000;
+/// Lines of output that are recorded with a reason.
+const MAX_LAST_LINES: usize = 200;
+
 /// Why a push does not go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -32,6 +37,16 @@ pub(super) struct Refusal {
 impl Refusal {
     pub(super) fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), last_lines: Vec::new() }
+    }
+
+    /// The refusal as it may be recorded: names in a commit can be of any length, and a record
+    /// that is too large would never be stored.
+    pub(super) fn bounded(self) -> Self {
+        let last_lines = self.last_lines.iter().take(MAX_LAST_LINES).map(|line| plain(line));
+        Self {
+            reason: self.reason.chars().take(MAX_REASON).collect(),
+            last_lines: last_lines.collect(),
+        }
     }
 }
 
@@ -154,7 +169,7 @@ impl Run {
             tracing::error!(reason = %error.reason, "a refused push could not be undone yet");
             tokio::time::sleep(commit::RETRY).await;
         }
-        let Refusal { reason, last_lines } = refusal;
+        let Refusal { reason, last_lines } = refusal.bounded();
         self.push.state = PushState::Refused(PushFailure { stage, reason, last_lines });
     }
 
@@ -201,6 +216,17 @@ fn over_budget(push: &Push) -> Option<String> {
 mod tests {
     use super::*;
     use crate::pipeline::tests::push;
+
+    #[test]
+    fn every_refusal_can_be_recorded() {
+        let mut push = push(PushState::Live);
+        let last_lines = vec!["ä".repeat(10_000); 1000];
+        let refusal = Refusal { reason: "\u{1}".repeat(1 << 20), last_lines }.bounded();
+        let Refusal { reason, last_lines } = refusal;
+        push.state = PushState::Refused(PushFailure { stage: Stage::Validate, reason, last_lines });
+        let size = serde_json::to_vec(&push).unwrap().len();
+        assert!(size < selvedge_fabric::MAX_VALUE / 2, "{size}");
+    }
 
     #[test]
     fn the_slowest_stage_is_named_past_the_budget() {
