@@ -32,6 +32,9 @@ async fn a_broken_ledger_is_set_aside_and_filled_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_store_is_not_followed() {
+    // Another store that is not as far: a copy put back by hand. Made first, as a store takes its
+    // incarnation from the time, and one of a later second would rightly be followed.
+    let other = World::new().await;
     let mut world = World::new().await;
     // Revisions that the other store will not reach.
     for number in 0..100 {
@@ -46,8 +49,6 @@ async fn an_older_store_is_not_followed() {
     agent.stop().await;
     world.disconnect().await;
 
-    // Another store, of the same incarnation, that is not as far: a copy put back by hand.
-    let other = World::new().await;
     let agent = {
         let site = other.directory.path().join("site");
         std::fs::rename(world.directory.path().join("site"), site).unwrap();
