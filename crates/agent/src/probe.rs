@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime};
 use http::{Request, header};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use selvedge_model::documents::Probe;
 use selvedge_model::manifest::{PathPattern, ServiceKind};
-use selvedge_model::{App, Epoch, Host};
+use selvedge_model::{App, Epoch, Host, Route};
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -32,30 +33,48 @@ pub(crate) struct ProbeTarget {
     pub(crate) path: String,
 }
 
-/// One request for each route and host of the app. A process's health path stands for its route
-/// where the route leads to it.
+/// What is not written as it is in a request's target (RFC 3986, section 3.3).
+const ENCODED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'[')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// The requests for each route and host of the app: the route's own path, which is the prefix
+/// itself for a prefix, and the health path of its service where the route leads to it. A healthy
+/// service may still fail what its users ask for.
 pub(crate) fn targets(app: &App, default_hosts: &[Host]) -> Vec<ProbeTarget> {
     let mut targets = BTreeSet::new();
     for route in &app.routes {
-        let health = app.service(&route.service).and_then(|service| match &service.kind {
-            ServiceKind::Process { health, .. } => health.as_deref(),
-            ServiceKind::Static { .. } => None,
-        });
-        let path = match (&route.path, health) {
-            (pattern, Some(health)) if pattern.matches(health) => health,
-            (PathPattern::Exact(path) | PathPattern::Prefix(path), _) => path,
-        };
-        let path = if path.is_empty() { "/" } else { path };
-        let named: Vec<&Host> = if route.hosts.is_empty() {
-            default_hosts.iter().collect()
-        } else {
-            route.hosts.iter().collect()
-        };
-        targets.extend(
-            named.into_iter().map(|host| ProbeTarget { host: host.clone(), path: path.to_owned() }),
-        );
+        let (PathPattern::Exact(own) | PathPattern::Prefix(own)) = &route.path;
+        let own = if own.is_empty() { "/" } else { own };
+        let mut paths = vec![utf8_percent_encode(own, ENCODED).to_string()];
+        paths.extend(health(app, route).map(str::to_owned));
+        let hosts = route.hosts.iter();
+        let default_hosts = default_hosts.iter().filter(|_| route.hosts.is_empty());
+        for host in hosts.chain(default_hosts) {
+            let target = |path: &String| ProbeTarget { host: host.clone(), path: path.clone() };
+            targets.extend(paths.iter().map(target));
+        }
     }
     targets.into_iter().take(MAX_TARGETS).collect()
+}
+
+/// The health path of the route's service, if the route leads to it.
+fn health<'a>(app: &'a App, route: &Route) -> Option<&'a str> {
+    let ServiceKind::Process { health: Some(health), .. } = &app.service(&route.service)?.kind
+    else {
+        return None;
+    };
+    let path = health.split('?').next().unwrap_or_default();
+    route.path.matches(path).then_some(health)
 }
 
 /// Makes the requests one after another and reports the worst answer. `expected` is the epoch that
@@ -157,4 +176,64 @@ async fn exchange(
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse().ok());
     Ok((response.status().as_u16(), epoch))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use selvedge_model::{AppName, Placement, Service, ServiceName};
+
+    use super::*;
+
+    fn app(routes: &[(&str, &[&str])]) -> App {
+        let service = ServiceName::new("web").unwrap();
+        let kind = ServiceKind::Process {
+            command: "serve".into(),
+            health: Some("/healthz?quick".into()),
+            start_timeout_s: 1,
+            stop_timeout_s: 1,
+            memory_mib: 16,
+        };
+        let route = |(path, hosts): &(&str, &[&str])| Route {
+            hosts: hosts.iter().map(|host| Host::new(host).unwrap()).collect(),
+            path: match path.strip_suffix("/*") {
+                Some(prefix) => PathPattern::Prefix(prefix.to_owned()),
+                None => PathPattern::Exact((*path).to_owned()),
+            },
+            service: service.clone(),
+            response_headers: BTreeMap::new(),
+        };
+        App {
+            name: AppName::new("shop").unwrap(),
+            build: None,
+            test: None,
+            environment: BTreeMap::new(),
+            routes: routes.iter().map(route).collect(),
+            services: vec![Service {
+                name: service,
+                kind,
+                build: None,
+                environment: BTreeMap::new(),
+            }],
+            placement: Placement::default(),
+        }
+    }
+
+    fn requests(routes: &[(&str, &[&str])]) -> Vec<String> {
+        let default = Host::new("shop.edge.test").unwrap();
+        let targets = targets(&app(routes), &[default]);
+        targets.into_iter().map(|it| format!("{}{}", it.host, it.path)).collect()
+    }
+
+    #[test]
+    fn every_route_is_requested_and_the_health_path_where_one_leads_to_it() {
+        let all = requests(&[("/*", &[])]);
+        assert_eq!(all, ["shop.edge.test/", "shop.edge.test/healthz?quick"]);
+        let named = requests(&[("/api/*", &["a.test", "b.test"]), ("/exact", &["b.test"])]);
+        assert_eq!(named, ["a.test/api", "b.test/api", "b.test/exact"]);
+        let encoded = requests(&[("/à la carte/{today}", &[])]);
+        assert_eq!(encoded, ["shop.edge.test/%C3%A0%20la%20carte/%7Btoday%7D"]);
+        assert!(Request::get(encoded[0].trim_start_matches("shop.edge.test")).body(()).is_ok());
+    }
 }

@@ -150,6 +150,26 @@ async fn a_bad_first_answer_is_asked_for_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_healthy_program_that_fails_its_users_is_found_out() {
+    if !sandboxes() {
+        return;
+    }
+    let world = World::new().await;
+    let agent = world.agent().await;
+    let broken =
+        SERVER.replace("send_response(200)", "send_response(500 if self.path == '/' else 200)");
+    let one = world.program(&broken).await;
+    world.assign(&[(1, one)]).await;
+    world.warm(1).await;
+    world.activate(1, one).await;
+    let report = world.reported(|it| it.probe.is_some()).await;
+    let probe = report.probe.unwrap();
+    assert_eq!(probe.status, 500);
+    assert!(probe.detail.contains("shop.edge.test/ at"), "{}", probe.detail);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_at_start_is_reported_with_the_last_lines() {
     if !sandboxes() {
         return;
