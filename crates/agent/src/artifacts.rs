@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,9 +60,10 @@ impl Store {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let store =
             Self { root: root.to_owned(), site: site.clone(), boot: boot.trim().to_owned() };
-        for part in ["", "refs", "locks", "tmp"] {
+        // Programs read what is unpacked; the rest is the agents' own.
+        for (part, mode) in [("", 0o755), ("refs", 0o700), ("locks", 0o700), ("tmp", 0o700)] {
             let path = root.join(part);
-            DirBuilder::new().recursive(true).mode(0o755).create(&path).map_err(at(&path))?;
+            DirBuilder::new().recursive(true).mode(mode).create(&path).map_err(at(&path))?;
         }
         Ok(store)
     }
@@ -73,7 +74,9 @@ impl Store {
         let temporary = self.root.join("tmp").join(format!("refs-{}", self.site));
         let lines: String = digests.iter().map(|digest| format!("{digest}\n")).collect();
         let write = || {
-            let mut file = File::create(&temporary)?;
+            let options = &mut OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.open(&temporary)?;
             file.write_all(lines.as_bytes())?;
             file.sync_all()?;
             fs::rename(&temporary, &path)
@@ -221,6 +224,7 @@ impl Store {
             .create(true)
             .truncate(false)
             .write(true)
+            .mode(0o600)
             .open(&path)
             .map_err(at(&path))?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| at(&path)(errno.into()))

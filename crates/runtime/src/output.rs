@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use tokio::io::AsyncReadExt as _;
@@ -135,7 +136,7 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(&path)?;
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
         let length = file.metadata()?.len();
         Ok(Self { path, file, length })
     }
@@ -157,6 +158,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     async fn lines(input: &[u8]) -> Vec<String> {
         let (mut sender, receiver) = pipe::pipe().expect("a pipe");
@@ -189,6 +191,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("log");
         let mut log = Log::open(path.clone()).expect("open");
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         let line = "x".repeat(MAX_LINE_BYTES);
         for _ in 0..3 * MAX_LOG_BYTES / MAX_LINE_BYTES as u64 {
             log.write(&line).expect("write");

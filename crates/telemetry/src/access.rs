@@ -212,7 +212,8 @@ impl AccessWriter {
 }
 
 async fn open(path: &Path) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new().append(true).create(true).open(path).await?;
+    // Paths that clients asked for are nobody else's business.
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).await?;
     let size = file.metadata().await?.len();
     Ok((file, size))
 }
@@ -227,6 +228,7 @@ fn aside(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn record(path: &str) -> AccessRecord {
         AccessRecord {
@@ -265,6 +267,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.jsonl");
         let (log, writer) = AccessLog::open(&path).await.unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         for number in 0..100 {
             log.record(record(&format!("/{number}\n")));
         }

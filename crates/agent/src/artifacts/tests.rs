@@ -1,3 +1,4 @@
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use selvedge_fabric::Fabric as _;
@@ -38,6 +39,13 @@ async fn agents_share_one_copy_for_as_long_as_one_of_them_names_it() {
     assert_eq!(places.len(), 1);
     let place = places.first().unwrap();
     assert_eq!(fs::read_to_string(place.join("index.html")).unwrap(), "hello");
+    let lock: String = digest.to_string().chars().take(LOCK_PREFIX).collect();
+    for (private, allowed) in
+        [("refs/fra", 0o600), (&format!("locks/{lock}"), 0o600), ("tmp", 0o700)]
+    {
+        let mode = fs::metadata(directory.path().join("artifacts").join(private)).unwrap().mode();
+        assert_eq!(mode & 0o777, allowed, "{private}");
+    }
 
     stores[0].refer(&BTreeSet::new()).unwrap();
     assert_eq!(stores[0].collect().unwrap(), 0);
