@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use selvedge_model::{Push, RepositoryName, Stage};
 
 use crate::harness::clients::{Clients, Page};
 use crate::harness::repository::Repository;
@@ -50,13 +51,18 @@ async fn control_is_killed() {
     everywhere(&planet, &release).await;
     // In the midst of pushes: each is whole or nothing, and what git acknowledged is live.
     let mut acknowledged = release;
-    for (number, delay_ms) in [150, 600, 1_200].into_iter().enumerate() {
-        repository.write("CHANGES.txt", &format!("killed {number}\n"));
-        repository.commit(&format!("Killed {number}")).await;
+    for stage in [Stage::Build, Stage::Warm, Stage::Activate] {
+        repository.write("CHANGES.txt", &format!("killed at {stage}\n"));
+        repository.commit(&format!("Killed at {stage}")).await;
+        let earlier = newest_push(&planet).await.map_or(0, |push| push.number);
         let mut push = repository.push_command(&planet, "HEAD:refs/heads/main");
         let push = tokio::spawn(async move { push.output().await.unwrap() });
-        // The moment is what is tested; any will do.
-        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        // At the stage or, where it is over too soon to be seen, after it.
+        eventually(&format!("the push reaches {stage}"), async || {
+            let push = newest_push(&planet).await.filter(|push| push.number > earlier)?;
+            (push.stages.last()?.stage >= stage).then_some(())
+        })
+        .await;
         let pid = planet.current_info().unwrap().control_pid;
         signal(pid, Signal::SIGKILL);
         let pushed = push.await.unwrap();
@@ -79,6 +85,12 @@ async fn control_is_killed() {
     repository.push_live(&planet).await;
     clients.stop().await.assert_spotless();
     planet.stop().await;
+}
+
+/// The repository's last push.
+async fn newest_push(planet: &Planet) -> Option<Push> {
+    let repository = RepositoryName::new("storefront").unwrap();
+    planet.api().pushes(&repository).await.ok()?.into_iter().next()
 }
 
 /// The live release once no push is under way.
@@ -184,10 +196,8 @@ async fn sites_serve_while_control_is_down() {
     signal(planet.info.control_pid, Signal::SIGKILL);
     eventually("control is gone", async || (!lives(planet.info.control_pid)).then_some(())).await;
     let clients = Clients::start(&planet, &PAGES, 2, PAUSE);
-    // Long enough for every client to have been at every site, whatever the machine's speed.
-    tokio::time::sleep(PAUSE * 60).await;
-    let tally = clients.stop().await;
-    assert!(tally.requests > 0);
-    tally.assert_spotless();
+    // Every client has been at every site for every page, several times over.
+    clients.have_made(60 * clients.count()).await;
+    clients.stop().await.assert_spotless();
     planet.stop().await;
 }

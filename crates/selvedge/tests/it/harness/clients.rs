@@ -13,9 +13,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use selvedge_model::Epoch;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Planet;
+use super::{PATIENCE, Planet};
 
 /// Something to fetch, whose body must hold the release that the response's header names.
 #[derive(Debug, Clone)]
@@ -91,6 +92,8 @@ impl Tally {
 pub(crate) struct Clients {
     token: CancellationToken,
     tasks: Vec<tokio::task::JoinHandle<Tally>>,
+    /// Requests made by all of them.
+    made: watch::Sender<usize>,
 }
 
 impl Clients {
@@ -120,6 +123,7 @@ impl Clients {
         pause: Duration,
     ) -> Self {
         let token = CancellationToken::new();
+        let made = watch::Sender::new(0);
         let tls = trust(&planet.info.ca);
         let habits =
             [Habit::Http1Cookie, Habit::Http2Header, Habit::Http1Forgetful, Habit::Http2Forgetful];
@@ -135,11 +139,24 @@ impl Clients {
                     pins: HashMap::new(),
                     seen: HashMap::new(),
                     tally: Tally::default(),
+                    made: made.clone(),
                 };
                 tokio::spawn(client.run(index, pause, token.clone()))
             })
             .collect();
-        Self { token, tasks }
+        Self { token, tasks, made }
+    }
+
+    /// How many clients there are.
+    pub(crate) fn count(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Waits until they have made `requests` together.
+    pub(crate) async fn have_made(&self, requests: usize) {
+        let mut made = self.made.subscribe();
+        let wait = made.wait_for(|made| *made >= requests);
+        tokio::time::timeout(PATIENCE, wait).await.expect("the clients are stuck").unwrap();
     }
 
     /// Stops the clients and adds up what they saw.
@@ -184,6 +201,7 @@ struct Client {
     /// The newest epoch seen, by app and (for the forgetful) site.
     seen: HashMap<(&'static str, usize), Epoch>,
     tally: Tally,
+    made: watch::Sender<usize>,
 }
 
 impl Client {
@@ -206,6 +224,7 @@ impl Client {
                     page.app, page.path
                 ));
             }
+            self.made.send_modify(|made| *made += 1);
         }
         self.tally
     }
