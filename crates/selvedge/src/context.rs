@@ -6,14 +6,13 @@ use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use selvedge_api::{Client, ClientConfig, ClientError, DevInfo, Token};
+pub(crate) use selvedge_model::manifest::FILE_NAME as MANIFEST;
 use selvedge_model::{App, AppName, RepositoryName};
 
 use crate::cli::Connection;
 use crate::contract;
 use crate::failure::{Code, Failure, Outcome};
 
-/// The file that makes a directory an app.
-pub(crate) const MANIFEST: &str = "selvedge.toml";
 /// The git remote that says where an app is deployed.
 const REMOTE: &str = "selvedge";
 

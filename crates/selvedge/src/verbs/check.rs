@@ -1,19 +1,19 @@
 //! `selvedge check`: everything that can be said about a repository without contacting anything.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use selvedge_model::App;
-use selvedge_model::manifest::{PathPattern, ServiceKind};
+use selvedge_model::manifest::{self, ServiceKind};
 use serde::Serialize;
 
 use super::show;
 use crate::cli::Check;
-use crate::context::MANIFEST;
-use crate::failure::{Code, Failure, Outcome};
+use crate::context;
+use crate::failure::{Code, Failure, OrFail as _, Outcome};
 use crate::terminal::{Look, Terminal};
 
-/// How deep below the path apps are looked for.
-const MAX_DEPTH: usize = 8;
+/// How deep below a directory that is no git repository apps are looked for.
+const MAX_DEPTH: usize = 16;
 
 /// What the verb prints for programs.
 #[derive(Serialize)]
@@ -25,23 +25,14 @@ struct Report {
 
 /// Runs the verb.
 pub(crate) fn run(check: &Check, terminal: Terminal) -> Outcome {
-    let mut manifests = Vec::new();
-    find(&check.path, MAX_DEPTH, &mut manifests);
-    manifests.sort();
-    if manifests.is_empty() {
-        return Err(Failure::new(
-            Code::Usage,
-            format!("there is no {MANIFEST} in {} or below it", check.path.display()),
-            "write one: README.md shows the smallest",
-        ));
-    }
     let mut report = Report { ok: true, apps: Vec::new(), problems: Vec::new() };
-    for path in &manifests {
-        let text = std::fs::read_to_string(path)?;
-        match selvedge_model::manifest::parse(&show(path), &text) {
-            Ok(app) => report.apps.push(app),
-            Err(problems) => report.problems.extend(problems.iter().map(ToString::to_string)),
+    match manifest::discover(files(&check.path).iter().map(String::as_str)) {
+        Ok(directories) => {
+            for directory in directories {
+                read(&check.path.join(manifest::path_in(&directory)), &mut report)?;
+            }
         }
+        Err(problems) => report.problems.extend(problems.iter().map(ToString::to_string)),
     }
     report.ok = report.problems.is_empty();
     terminal.object(&report)?;
@@ -61,18 +52,50 @@ pub(crate) fn run(check: &Check, terminal: Terminal) -> Outcome {
     Err(Failure::new(Code::Usage, what, "mend the lines above; nothing was sent anywhere"))
 }
 
-fn find(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
-    if directory.join(MANIFEST).is_file() {
-        found.push(directory.join(MANIFEST));
+fn read(path: &Path, report: &mut Report) -> Outcome {
+    let text = std::fs::read_to_string(path).or_fail(
+        Code::Usage,
+        format!("can't read {}", path.display()),
+        "it must be a file of UTF-8 text that you may read",
+    )?;
+    match manifest::parse(&show(path), &text) {
+        Ok(app) => report.apps.push(app),
+        Err(problems) => report.problems.extend(problems.iter().map(ToString::to_string)),
     }
-    let Some(depth) = depth.checked_sub(1) else { return };
+    Ok(())
+}
+
+/// The files below `directory`, relative to it: those that a commit of everything would hold, or,
+/// where git knows nothing, all that are found.
+fn files(directory: &Path) -> Vec<String> {
+    let listed =
+        context::git(directory, &["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    if let Some(listed) = listed {
+        let here = |path: &&str| directory.join(path).is_file();
+        return listed.split('\0').filter(here).map(str::to_owned).collect();
+    }
+    let mut found = Vec::new();
+    walk(directory, "", MAX_DEPTH, &mut found);
+    found
+}
+
+fn walk(directory: &Path, prefix: &str, depth: usize, found: &mut Vec<String>) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let skipped = name == "node_modules" || name.to_string_lossy().starts_with('.');
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = format!("{prefix}{name}");
         // `file_type` does not follow links, so there are no loops.
-        if !skipped && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            find(&entry.path(), depth, found);
+        match entry.file_type() {
+            Ok(kind) if kind.is_file() => found.push(path),
+            Ok(kind)
+                if kind.is_dir()
+                    && depth > 0
+                    && !name.starts_with('.')
+                    && name != "node_modules" =>
+            {
+                walk(&entry.path(), &format!("{path}/"), depth - 1, found);
+            }
+            _ => {}
         }
     }
 }
@@ -93,10 +116,6 @@ fn describe(app: &App, terminal: Terminal) {
     for route in &app.routes {
         let hosts: Vec<&str> = route.hosts.iter().map(selvedge_model::Host::as_str).collect();
         let hosts = if hosts.is_empty() { format!("{}.ZONE", app.name) } else { hosts.join(", ") };
-        let path = match &route.path {
-            PathPattern::Exact(path) => path.clone(),
-            prefix @ PathPattern::Prefix(_) => prefix.to_string(),
-        };
-        terminal.line(format!("  route {hosts}{path} -> {}", route.service));
+        terminal.line(format!("  route {hosts}{} -> {}", route.path, route.service));
     }
 }
