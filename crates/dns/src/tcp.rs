@@ -19,6 +19,8 @@ use crate::snapshot::Snapshot;
 const MAX_CONNECTIONS: usize = 512;
 /// How long a connection may be idle, or a query or answer be under way.
 const IDLE: Duration = Duration::from_secs(10);
+/// How long to wait after a connection could not be accepted, in which others may end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Queries on one connection.
 const MAX_QUERIES: usize = 10_000;
 
@@ -63,7 +65,7 @@ pub(crate) async fn serve(
                 // Out of descriptors, say: what is open must end first.
                 Some((_, Err(error))) => {
                     tracing::warn!(%error, "a DNS connection could not be accepted");
-                    tokio::task::yield_now().await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
                 None => break,
             },

@@ -15,6 +15,8 @@ pub(crate) type LiveSites = watch::Receiver<Vec<IpAddr>>;
 
 /// How many connections, and how many DNS queries, are relayed at a time.
 const MAX_AT_ONCE: usize = 1_024;
+/// How long to wait after a connection could not be accepted, in which others may end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a site has to answer a DNS query.
 const DNS_TIMEOUT: Duration = Duration::from_secs(3);
 /// The largest UDP message that is relayed; EDNS answers of our server are smaller.
@@ -71,7 +73,10 @@ async fn relay_tcp(listener: TcpListener, sites: LiveSites, permits: Arc<Semapho
     let Ok(port) = listener.local_addr().map(|address| address.port()) else { return };
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let Ok((mut client, _)) = listener.accept().await else { continue };
+        let Ok((mut client, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
         let candidates = sites.borrow().clone();
         tokio::spawn(async move {
             let _permit = permit;
