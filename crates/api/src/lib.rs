@@ -20,6 +20,7 @@ pub use status::{
     AppSite, AppSiteState, AppStatus, AppSummary, ControlStatus, FailedPush, LiveRelease,
     ReleaseRow, SiteHealth, SiteRow, StageTiming, Status, Version,
 };
+pub use transport::trust;
 pub use why::{HostWhy, Why};
 
 /// Media type of a stream of events: one JSON object a line. Empty lines keep the connection alive

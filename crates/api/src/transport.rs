@@ -19,8 +19,11 @@ const MAX_CA_FILE: u64 = 1 << 20;
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Reads the authorities in the PEM file at `path` into a TLS configuration.
-pub(crate) fn trust(path: &Path) -> io::Result<TlsConnector> {
+/// Reads the authorities in the PEM file at `path` into a TLS configuration for HTTP/1.1.
+///
+/// # Errors
+/// The file can't be read, is larger than 1 MiB, or holds no certificate.
+pub fn trust(path: &Path) -> io::Result<TlsConnector> {
     let invalid = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
     if std::fs::metadata(path)?.len() > MAX_CA_FILE {
         return Err(invalid("too large for a file of certificates".to_owned()));

@@ -61,7 +61,7 @@ pub(crate) async fn control(options: cli::Control, terminal: Terminal) -> Outcom
 }
 
 fn read_topology(path: &Path) -> Outcome<selvedge_model::Topology> {
-    let hint = "write the sites as JSON: see docs/guide for the form";
+    let hint = "write the sites as JSON; `selvedge dev` writes such a file as topology.json in its data directory";
     let text = std::fs::read(path).or_fail(
         Code::Usage,
         format!("can't read the topology {}", path.display()),
@@ -84,8 +84,6 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
     let data = std::path::absolute(&options.data)?;
     let artifacts = options.artifacts.clone().unwrap_or_else(|| data.join("artifacts"));
     let artifacts = std::path::absolute(artifacts)?;
-    let mut hidden = options.hide.clone();
-    hidden.push(data.clone());
     let config = selvedge_agent::Config {
         site: options.site.clone(),
         data,
@@ -96,7 +94,7 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
         dns: options.dns,
         admin: options.admin.unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)),
         executable: std::env::current_exe()?,
-        hidden,
+        hidden: options.hide.clone(),
         allow_unsafe: options.unsafe_builds,
         explain: options.explain,
     };
@@ -109,9 +107,9 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
         schema: SCHEMA,
         pid: std::process::id(),
         site: options.site.clone(),
-        http: options.http,
-        https: options.https,
-        dns: options.dns,
+        http: agent.http_address(),
+        https: agent.https_address(),
+        dns: agent.dns_address(),
         admin: format!("http://{}", agent.admin_address()),
     };
     let path = options.data.join(contract::AGENT);

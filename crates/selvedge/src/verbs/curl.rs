@@ -5,15 +5,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use selvedge_api::DevInfo;
 use selvedge_model::geo::{City, DistanceModel, Point, RoundTrips as _};
 use serde::Serialize;
@@ -208,7 +206,10 @@ async fn exchange(
     address: SocketAddr,
     ca: &Path,
 ) -> anyhow::Result<(http::response::Parts, Duration, Bytes)> {
-    let tls = if target.secure { Some(trust(ca)?) } else { None };
+    let tls = target
+        .secure
+        .then(|| selvedge_api::trust(ca).with_context(|| format!("can't read {}", ca.display())))
+        .transpose()?;
     let started = Instant::now();
     let stream = tokio::net::TcpStream::connect(address)
         .await
@@ -218,27 +219,10 @@ async fn exchange(
         None => request(target, started, stream).await,
         Some(tls) => {
             let name = ServerName::try_from(target.host.clone())?;
-            let connector = tokio_rustls::TlsConnector::from(tls);
-            let stream =
-                connector.connect(name, stream).await.context("the TLS handshake failed")?;
+            let stream = tls.connect(name, stream).await.context("the TLS handshake failed")?;
             request(target, started, stream).await
         }
     }
-}
-
-fn trust(ca: &Path) -> anyhow::Result<Arc<rustls::ClientConfig>> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in
-        CertificateDer::pem_file_iter(ca).with_context(|| format!("can't read {}", ca.display()))?
-    {
-        roots.add(certificate?)?;
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
 }
 
 async fn request(
