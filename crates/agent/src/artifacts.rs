@@ -177,11 +177,13 @@ impl Store {
     /// Removes what no agent of the machine names. Blocks.
     pub(crate) fn collect(&self) -> Result<usize, StoreError> {
         let mut count = 0;
+        let referenced = self.referenced()?;
         for name in names(&self.root)? {
             let Ok(digest) = name.parse::<Digest>() else { continue };
-            if self.referenced()?.contains(&digest) {
+            if referenced.contains(&digest) {
                 continue;
             }
+            // Somebody may have named it meanwhile: what counts is read under the lock.
             let _lock = self.lock(&digest)?;
             if !self.referenced()?.contains(&digest) {
                 self.clear(&digest)?;

@@ -59,7 +59,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 pub struct Config {
     /// The site that this node is of.
     pub site: SiteId,
-    /// The node's own directory: ledger, access log.
+    /// The node's own directory: ledger, access log, workloads' logs.
     pub data: PathBuf,
     /// Unpacked artifacts, shared by all agents of the machine.
     pub artifacts: PathBuf,

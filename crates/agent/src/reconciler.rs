@@ -57,7 +57,7 @@ pub(crate) struct Setup {
     /// Where the proxy answers plain HTTP, for probes.
     pub(crate) proxy: SocketAddr,
     pub(crate) explain: bool,
-    /// What was wrong with the ledger when it was read.
+    /// What was wrong with the ledger when it was read, and with how programs are isolated here.
     pub(crate) problems: Vec<String>,
 }
 

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)] // The two system calls have no safe wrapper that allows reuse of buffers.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 
 /// How many datagrams a system call moves at most.
@@ -75,7 +75,7 @@ impl Batch {
         socket: &UdpSocket,
         count: usize,
         mut answer: impl FnMut(&[u8], IpAddr, &mut Vec<u8>) -> bool,
-    ) -> io::Result<()> {
+    ) {
         let mut vectors = Vec::with_capacity(count);
         let mut destinations = Vec::with_capacity(count);
         let queries =
@@ -83,9 +83,9 @@ impl Batch {
         for ((((query, length), peer), peer_length), response) in
             queries.zip(&mut self.responses).take(count)
         {
-            let Some(address) = address_of(peer) else { continue };
+            let Some(client) = address_of(peer) else { continue };
             let query = query.get(..*length).unwrap_or_default();
-            if answer(query, address.ip(), response) {
+            if answer(query, client, response) {
                 vectors.push(libc::iovec {
                     iov_base: response.as_mut_ptr().cast(),
                     iov_len: response.len(),
@@ -111,7 +111,6 @@ impl Batch {
                 Err(_) => sent += 1,
             }
         }
-        Ok(())
     }
 }
 
@@ -134,19 +133,17 @@ fn header(
     header
 }
 
-fn address_of(peer: &libc::sockaddr_storage) -> Option<SocketAddr> {
+fn address_of(peer: &libc::sockaddr_storage) -> Option<IpAddr> {
     match i32::from(peer.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that the storage holds a sockaddr_in, which is smaller.
             let peer = unsafe { &*std::ptr::from_ref(peer).cast::<libc::sockaddr_in>() };
-            let ip = peer.sin_addr.s_addr.to_ne_bytes();
-            Some(SocketAddr::new(IpAddr::from(ip), u16::from_be(peer.sin_port)))
+            Some(IpAddr::from(peer.sin_addr.s_addr.to_ne_bytes()))
         }
         libc::AF_INET6 => {
             // SAFETY: the family says that the storage holds a sockaddr_in6, which is smaller.
             let peer = unsafe { &*std::ptr::from_ref(peer).cast::<libc::sockaddr_in6>() };
-            let ip = Ipv6Addr::from(peer.sin6_addr.s6_addr);
-            Some(SocketAddr::new(IpAddr::from(ip), u16::from_be(peer.sin6_port)))
+            Some(IpAddr::from(peer.sin6_addr.s6_addr))
         }
         _ => None,
     }

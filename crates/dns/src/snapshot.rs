@@ -1,6 +1,6 @@
 //! Zones compiled for lookup.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -48,11 +48,6 @@ impl Snapshot {
         // The most specific zone answers.
         zones.sort_by_key(|zone| std::cmp::Reverse(zone.zone.origin.as_str().len()));
         Self { zones }
-    }
-
-    /// The zones that are served.
-    pub fn zones(&self) -> impl Iterator<Item = &Zone> {
-        self.zones.iter().map(|zone| &*zone.zone)
     }
 
     /// The zone that `name` (lower case, no dot at the end) lies in.
@@ -128,14 +123,5 @@ impl CompiledZone {
             .take(usize::from(self.zone.answers.max(1)))
             .flatten()
             .copied()
-    }
-}
-
-/// Zones by origin, as the agent keeps them.
-impl FromIterator<Arc<Zone>> for Snapshot {
-    fn from_iter<T: IntoIterator<Item = Arc<Zone>>>(zones: T) -> Self {
-        let by_origin: BTreeMap<Host, Arc<Zone>> =
-            zones.into_iter().map(|zone| (zone.origin.clone(), zone)).collect();
-        Self::new(by_origin.into_values().collect())
     }
 }

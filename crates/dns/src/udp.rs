@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 
 use crate::answer::{Transport, answer};
-use crate::batch::Batch;
+use crate::batch::{self, Batch};
 use crate::snapshot::Snapshot;
 
 /// Room for bursts, in bytes, as far as the system allows.
@@ -60,7 +60,7 @@ fn serve(
     stopped: &OwnedFd,
     snapshot: &watch::Receiver<Arc<Snapshot>>,
 ) -> io::Result<()> {
-    let mut batch = Batch::new();
+    let mut buffers = Batch::new();
     loop {
         let mut wanted = [
             PollFd::new(socket.as_fd(), PollFlags::POLLIN),
@@ -76,16 +76,19 @@ fn serve(
         }
         // A batch at a time while there are any: under load there is no poll between them.
         loop {
-            let count = match batch.receive(socket) {
+            let count = match buffers.receive(socket) {
                 Ok(0) => break,
                 Ok(count) => count,
                 // An earlier answer's ICMP error, or nothing there.
                 Err(_) => break,
             };
             let snapshot = snapshot.borrow().clone();
-            batch.respond(socket, count, |query, client, out| {
+            buffers.respond(socket, count, |query, client, out| {
                 answer(query, client, Transport::Udp, &snapshot, out)
-            })?;
+            });
+            if count < batch::SIZE {
+                break;
+            }
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ pub(crate) enum RequestBodyError {
 #[derive(Debug, Default)]
 pub(crate) struct Received {
     bytes: AtomicU64,
-    error: AtomicU8,
+    error: OnceLock<RequestBodyError>,
 }
 
 impl Received {
@@ -79,21 +80,12 @@ impl Received {
 
     /// What is wrong, if something is.
     pub(crate) fn error(&self) -> Option<RequestBodyError> {
-        match self.error.load(Ordering::Relaxed) {
-            1 => Some(RequestBodyError::TooLarge),
-            2 => Some(RequestBodyError::Stalled),
-            3 => Some(RequestBodyError::Broken),
-            _ => None,
-        }
+        self.error.get().copied()
     }
 
     fn fail(&self, error: RequestBodyError) -> BodyError {
-        let code = match error {
-            RequestBodyError::TooLarge => 1,
-            RequestBodyError::Stalled => 2,
-            RequestBodyError::Broken => 3,
-        };
-        self.error.store(code, Ordering::Relaxed);
+        // A body ends at its first error.
+        let _ = self.error.set(error);
         error.into()
     }
 }

@@ -54,14 +54,4 @@ impl StaticSite {
     pub fn load(root: &Path) -> std::io::Result<Self> {
         index::load(root)
     }
-
-    /// How many request paths lead somewhere.
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
-
-    /// Whether nothing is served.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
 }

@@ -10,8 +10,7 @@ type Floor = Arc<ArcSwap<Epoch>>;
 type Apps = HashMap<AppName, BTreeMap<EnvironmentName, Floor>>;
 
 /// The newest epoch served to clients without a pin, by app and environment. It belongs to the
-/// proxy and outlives snapshots; after a restart the activation in the agent's ledger takes its
-/// place. Reads take no lock: an entry is written only when an epoch is served for the first time.
+/// proxy and outlives snapshots; after a restart the floor in the agent's ledger takes its place. Reads take no lock: an entry is written only when an epoch is served for the first time.
 #[derive(Debug, Default)]
 pub(crate) struct Floors {
     apps: ArcSwap<Apps>,

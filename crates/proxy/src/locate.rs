@@ -173,6 +173,10 @@ fn unknown_host(snapshot: &Snapshot, host: &str) -> Fault {
     let help = "Check the address. If it is right, the app may be placed at other sites only, or \
                 its first release is still on its way.";
     let fault = Fault::client(StatusCode::MISDIRECTED_REQUEST, "unknown-host", title, help);
+    // Shown to developers only; not worth a sort for everybody who guesses names.
+    if !snapshot.explain {
+        return fault;
+    }
     let mut hosts: Vec<&str> = snapshot.hosts.keys().map(|host| host.as_str()).collect();
     hosts.sort_unstable();
     hosts.truncate(HOSTS_SHOWN);

@@ -17,7 +17,7 @@ use selvedge_model::{AppName, Host, SiteId};
     arg_required_else_help = true
 )]
 pub(crate) struct Cli {
-    /// Print one JSON object instead of text for people.
+    /// Print one JSON value instead of text for people.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(flatten)]

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Code, Failure, Outcome};
 
-/// Cancels `token` at the first SIGINT or SIGTERM. After that they have their usual effect again.
+/// Cancels `token` at the first SIGINT or SIGTERM. The second ends the
+/// process with SIGKILL.
 pub(crate) fn cancel_on_signal(token: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
         let (Ok(mut interrupt), Ok(mut terminate)) =

@@ -1,4 +1,4 @@
-//! What people see: plain text in a pipe, colour on a terminal, one JSON object where asked.
+//! What people see: plain text in a pipe, colour on a terminal, one JSON value where asked.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -44,7 +44,7 @@ impl Terminal {
         }
     }
 
-    /// One JSON object on one line; nothing unless asked for.
+    /// One JSON value on one line; nothing unless asked for.
     pub(crate) fn object(&self, value: &impl Serialize) -> anyhow::Result<()> {
         if self.json {
             let text = serde_json::to_string(value)?;
