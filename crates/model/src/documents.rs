@@ -154,9 +154,14 @@ impl Activation {
         self.entries.iter().find(|entry| entry.sites.contains(site) && bucket < entry.share)
     }
 
+    /// The entry with the greatest epoch.
+    pub fn newest_entry(&self) -> Option<&ActivationEntry> {
+        self.entries.iter().max_by_key(|entry| entry.epoch)
+    }
+
     /// The greatest epoch of the activation.
     pub fn newest(&self) -> Option<Epoch> {
-        self.entries.iter().map(|entry| entry.epoch).max()
+        self.newest_entry().map(|entry| entry.epoch)
     }
 }
 
@@ -434,6 +439,16 @@ pub struct Push {
     pub stages: Vec<StageRecord>,
     /// The apps that it releases, once known.
     pub apps: Vec<PushApp>,
+}
+
+impl Push {
+    /// Whether the push is still under way: waiting, or anywhere before its end.
+    pub fn is_open(&self) -> bool {
+        match self.state {
+            PushState::Queued | PushState::Preparing | PushState::Committing => true,
+            PushState::Live | PushState::Refused(_) | PushState::RolledBack(_) => false,
+        }
+    }
 }
 
 /// What started a push.

@@ -158,6 +158,12 @@ impl Host {
         self.0 == zone.0
             || self.0.strip_suffix(zone.as_str()).is_some_and(|rest| rest.ends_with('.'))
     }
+
+    /// Whether this host is below `localhost`: such names are the machine's own, and never reach a
+    /// DNS server (RFC 6761, section 6.3).
+    pub fn is_local(&self) -> bool {
+        self.0.ends_with(".localhost")
+    }
 }
 
 impl fmt::Display for Host {
@@ -308,6 +314,7 @@ mod tests {
         assert_eq!(Host::new("Shop.Edge.Test.").unwrap().as_str(), "shop.edge.test");
         assert!(Host::new("shop.edge.test").unwrap().is_in(&zone));
         assert!(!Host::new("badedge.test").unwrap().is_in(&zone));
+        assert!(Host::new("shop.localhost").unwrap().is_local() && !zone.is_local());
         for bad in ["", ".", "a..b", "a:80", "*.a", "a b", "-a.b"] {
             assert!(Host::new(bad).is_err(), "{bad}");
         }

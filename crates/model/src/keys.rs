@@ -46,6 +46,9 @@ pub const SITE_REPORTS: &str = "site-report/";
 /// Prefix of all app reports.
 pub const APP_REPORTS: &str = "app-report/";
 
+/// Prefix of the names of all sites' leases. Leases are no documents.
+pub const SITE_LEASES: &str = "site/";
+
 /// An app's record.
 pub fn app(app: &AppName) -> String {
     format!("{APPS}{app}")
@@ -123,5 +126,23 @@ pub fn app_reports(site: &SiteId) -> String {
 
 /// The name of a site's lease.
 pub fn site_lease(site: &SiteId) -> String {
-    format!("site/{site}")
+    format!("{SITE_LEASES}{site}")
+}
+
+/// The site whose lease has this name.
+pub fn leased_site(name: &str) -> Option<SiteId> {
+    SiteId::new(name.strip_prefix(SITE_LEASES)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_names_its_site() {
+        let site = SiteId::new("fra").unwrap();
+        assert_eq!(leased_site(&site_lease(&site)), Some(site));
+        assert_eq!(leased_site("database/fra"), None);
+        assert_eq!(leased_site("site/fra/more"), None);
+    }
 }

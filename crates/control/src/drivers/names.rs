@@ -182,14 +182,13 @@ fn hosts(world: &World, activation: &Activation) -> BTreeSet<Host> {
         .collect()
 }
 
-/// The apexes to be authoritative for. Names below `localhost` never reach a DNS server
-/// (RFC 6761, section 6.3).
+/// The apexes to be authoritative for.
 fn origins(world: &World, own: &Host) -> BTreeSet<Host> {
     let mut origins: BTreeSet<Host> = world
         .activations
         .values()
         .flat_map(|activation| hosts(world, activation))
-        .filter(|host| !host.is_in(own) && !host.as_str().ends_with(".localhost"))
+        .filter(|host| !host.is_in(own) && !host.is_local())
         .collect();
     // Of two hosts of which one is below the other, one zone has both.
     let all = origins.clone();

@@ -19,7 +19,6 @@ use tokio::time::Instant;
 
 use super::names::TTL_S;
 use super::{DriverError, Reconciler, written};
-use crate::views::is_open;
 use crate::world::World;
 
 /// How long a drained site keeps an app: the TTL of answers that name it, and grace for clients
@@ -64,7 +63,7 @@ impl Places {
     /// Whether no push to the repository with pushes at `prefix` is under way.
     async fn at_rest(&self, prefix: &str) -> Result<bool, DriverError> {
         let pushes = Typed(&*self.fabric).list::<Push>(prefix).await?;
-        Ok(!pushes.iter().any(|(_, _, push)| is_open(push)))
+        Ok(!pushes.iter().any(|(_, _, push)| push.is_open()))
     }
 }
 
@@ -111,9 +110,7 @@ fn plan(world: &World, emptied: &BTreeSet<SiteId>) -> BTreeMap<String, Vec<Step>
     let mut steps: BTreeMap<String, Vec<Step>> = BTreeMap::new();
     for ((app, environment), activation) in &world.activations {
         let Some(record) = world.apps.get(app) else { continue };
-        let Some(live) = activation.entries.iter().max_by_key(|entry| entry.epoch) else {
-            continue;
-        };
+        let Some(live) = activation.newest_entry() else { continue };
         let Some(release) = live.releases.get(app).and_then(|id| world.release(app, id)) else {
             continue;
         };

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use selvedge_model::documents::{AppRecord, HostClaim};
-use selvedge_model::{AppName, Epoch, Host, Push, PushState, Release, RepositoryName, hosts, keys};
+use selvedge_model::{AppName, Epoch, Host, Push, Release, RepositoryName, hosts, keys};
 
 use super::Shared;
 use super::receive::{Candidate, live};
@@ -104,10 +104,8 @@ async fn in_use(shared: &Shared, record: &AppRecord) -> Result<bool, Refusal> {
         .list(&keys::pushes(&record.repository))
         .await
         .map_err(broken("read the other repository's pushes"))?;
-    let under_way = |push: &Push| {
-        matches!(push.state, PushState::Preparing | PushState::Committing)
-            && push.apps.iter().any(|it| it.app == record.app)
-    };
+    let under_way =
+        |push: &Push| push.is_open() && push.apps.iter().any(|it| it.app == record.app);
     Ok(pushes.iter().any(|(_, push)| under_way(push)))
 }
 

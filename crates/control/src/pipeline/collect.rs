@@ -9,7 +9,7 @@ use selvedge_model::{Digest, Push, Release, ReleaseId, RepositoryName, keys};
 use selvedge_plan::rollout::Target;
 
 use super::run::{Refusal, Run, broken};
-use super::{Shared, commit, ended, receive};
+use super::{Shared, commit, receive};
 use crate::git::OWN_REFS;
 
 /// Records of ended pushes that are kept in a repository, besides those that the history names.
@@ -147,11 +147,11 @@ async fn push_records(
         shared.store.list(&keys::pushes(name)).await.map_err(broken(failed))?;
     let surplus = pushes.len().saturating_sub(KEPT_PUSHES);
     for (key, push) in pushes.iter().take(surplus) {
-        if ended(push) && !kept.contains(&push.number) {
+        if !push.is_open() && !kept.contains(&push.number) {
             shared.store.delete(key).await.map_err(broken(failed))?;
         }
     }
-    let unended = pushes.iter().filter(|(_, push)| !ended(push)).map(|(_, push)| push.number);
+    let unended = pushes.iter().filter(|(_, push)| push.is_open()).map(|(_, push)| push.number);
     Ok(unended.collect())
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use selvedge_model::documents::{AppRecord, HistoryEntry, PushCause};
 use selvedge_model::{
-    Activation, AppName, Assignment, EnvironmentName, Epoch, PushState, SiteId, Stage, Topology,
+    Activation, AppName, Assignment, EnvironmentName, Epoch, Host, PushState, SiteId, Stage, Topology,
     hosts, keys,
 };
 use selvedge_plan::rollout::{self, FailureKind, RetireInput, Target};
@@ -260,16 +260,16 @@ async fn announce(run: &Run, rollouts: &[Rollout]) -> Result<(), Refusal> {
             continue;
         };
         for host in hosts::all_hosts(&rollout.release.app, &run.shared.installation) {
-            run.say(format_args!("  {}", url(host.as_str(), site.http_port, site.https_port)));
+            run.say(format_args!("  {}", url(&host, site.http_port, site.https_port)));
         }
     }
     Ok(())
 }
 
 /// What to open for a host.
-fn url(host: &str, http_port: u16, https_port: u16) -> String {
+fn url(host: &Host, http_port: u16, https_port: u16) -> String {
     // Browsers resolve names below localhost themselves, and take them for secure without TLS.
-    if host.ends_with(".localhost") {
+    if host.is_local() {
         match http_port {
             80 => format!("http://{host}/"),
             port => format!("http://{host}:{port}/"),
@@ -335,6 +335,7 @@ mod tests {
 
     #[test]
     fn urls_open() {
+        let url = |host, http, https| url(&Host::new(host).unwrap(), http, https);
         assert_eq!(url("a.localhost", 8080, 8443), "http://a.localhost:8080/");
         assert_eq!(url("a.edge.test", 80, 8443), "https://a.edge.test:8443/");
         assert_eq!(url("a.example.com", 80, 443), "https://a.example.com/");

@@ -281,13 +281,8 @@ impl Handle {
             return Ok(Some(log.follow()));
         }
         let push: Option<Push> = self.shared.store.get(&keys::push(repository, number)).await?;
-        Ok(push.filter(ended).map(|push| ProgressLog::of_ended(push).follow()))
+        Ok(push.filter(|push| !push.is_open()).map(|push| ProgressLog::of_ended(push).follow()))
     }
-}
-
-/// Whether nothing more will become of a push.
-fn ended(push: &Push) -> bool {
-    !matches!(push.state, PushState::Queued | PushState::Preparing | PushState::Committing)
 }
 
 impl Shared {

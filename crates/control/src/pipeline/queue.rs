@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::progress::ProgressLog;
 use super::run::Run;
-use super::{Shared, Submission, SubmitError, Ticket, collect, ended, recover};
+use super::{Shared, Submission, SubmitError, Ticket, collect, recover};
 use crate::now_ms;
 
 /// Pushes that may wait in one repository.
@@ -85,7 +85,7 @@ impl Queues {
         let mut unfinished: HashMap<RepositoryName, Vec<u64>> = HashMap::new();
         for (_, push) in pushes {
             let numbers = unfinished.entry(push.repository.clone()).or_default();
-            if !ended(&push) {
+            if push.is_open() {
                 numbers.push(push.number);
             }
         }

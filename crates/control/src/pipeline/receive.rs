@@ -167,7 +167,7 @@ pub(super) async fn live(
     let activation: Option<Activation> =
         shared.store.get(&key).await.map_err(broken("read what is live"))?;
     Ok(activation.and_then(|activation| {
-        let newest = activation.entries.into_iter().max_by_key(|entry| entry.epoch)?;
+        let newest = activation.newest_entry()?;
         Some((newest.epoch, *newest.releases.get(app)?))
     }))
 }

@@ -20,9 +20,7 @@ use super::place::count;
 use super::run::{Refusal, Run, broken};
 use super::store::Step;
 use crate::now_ms;
-
-/// The prefix of the names of sites' leases.
-const SITE_LEASES: &str = "site/";
+use crate::world::Slot;
 
 /// An app on its way to its sites.
 pub(super) struct Rollout {
@@ -88,7 +86,7 @@ struct Sightings {
 impl Sightings {
     async fn open(shared: &Shared) -> Result<Self, FabricError> {
         let watch = shared.store.0.watch(keys::APP_REPORTS, None).await?;
-        let leases = shared.store.0.watch_leases(SITE_LEASES).await?;
+        let leases = shared.store.0.watch_leases(keys::SITE_LEASES).await?;
         let mut sightings = Self { watch, leases, reports: BTreeMap::new() };
         while let Some(change) = sightings.watch.next().await {
             if matches!(change, Change::Current(_)) {
@@ -109,12 +107,10 @@ impl Sightings {
                 Err(error) => tracing::warn!(%error, "a site's report can't be read"),
             },
             Change::Delete { key, .. } => {
-                let mut parts = key.trim_start_matches(keys::APP_REPORTS).split('/');
-                if let (Some(site), Some(app)) = (parts.next(), parts.next()) {
-                    self.reports
-                        .iter_mut()
-                        .filter(|(name, _)| name.as_str() == app)
-                        .for_each(|(_, sites)| sites.retain(|name, _| name.as_str() != site));
+                if let Some(Slot::AppReport(site, app, _)) = Slot::of(&key)
+                    && let Some(of_app) = self.reports.get_mut(&app)
+                {
+                    of_app.remove(&site);
                 }
             }
             Change::Reset => self.reports.clear(),
@@ -126,7 +122,7 @@ impl Sightings {
         self.leases
             .borrow_and_update()
             .iter()
-            .filter_map(|lease| SiteId::new(lease.name.strip_prefix(SITE_LEASES)?).ok())
+            .filter_map(|lease| keys::leased_site(&lease.name))
             .collect()
     }
 

@@ -8,7 +8,7 @@ use selvedge_model::{
     AppReport, EnvironmentName, Epoch, EpochState, Host, Push, PushState, ReleaseId, SiteId,
 };
 
-use super::{is_open, live};
+use super::live;
 use crate::world::World;
 
 /// Every app, by name.
@@ -31,9 +31,9 @@ fn app(world: &World, record: &AppRecord) -> AppStatus {
     let pushes = world.pushes.get(&record.repository);
     let concerns =
         |push: &&Push| push.apps.is_empty() || push.apps.iter().any(|app| app.app == record.app);
-    let last = pushes.and_then(|pushes| pushes.values().rfind(|push| !is_open(push)));
+    let last = pushes.and_then(|pushes| pushes.values().rfind(|push| !push.is_open()));
     let pushing = pushes.and_then(|pushes| {
-        pushes.values().find(|push| is_open(push) && concerns(push)).map(|push| push.number)
+        pushes.values().find(|push| push.is_open() && concerns(push)).map(|push| push.number)
     });
     AppStatus {
         summary: AppSummary {

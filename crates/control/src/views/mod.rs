@@ -9,7 +9,7 @@ mod why;
 mod tests;
 
 use selvedge_api::{ControlStatus, Status};
-use selvedge_model::{Push, PushState, keys};
+use selvedge_model::keys;
 
 pub(crate) use apps::{apps, summaries};
 pub(crate) use releases::{live, releases};
@@ -35,12 +35,4 @@ pub(crate) const PREFIXES: [&str; 10] = [
 /// Everything at one look.
 pub(crate) fn status(world: &World, control: ControlStatus) -> Status {
     Status { control, sites: sites(world), apps: apps(world) }
-}
-
-/// Whether a push is still under way.
-pub(crate) fn is_open(push: &Push) -> bool {
-    match push.state {
-        PushState::Queued | PushState::Preparing | PushState::Committing => true,
-        PushState::Live | PushState::Refused(_) | PushState::RolledBack(_) => false,
-    }
 }

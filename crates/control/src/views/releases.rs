@@ -9,7 +9,7 @@ use crate::world::World;
 /// What users see of an app: the newest entry of its activation.
 pub(crate) fn live(world: &World, record: &AppRecord) -> Option<LiveRelease> {
     let key = (record.app.clone(), EnvironmentName::production());
-    let entry = world.activations.get(&key)?.entries.iter().max_by_key(|entry| entry.epoch)?;
+    let entry = world.activations.get(&key)?.newest_entry()?;
     let digest = *entry.releases.get(&record.app)?;
     let release = world.release(&record.app, &digest);
     let history = record.history.iter().find(|past| past.epoch == entry.epoch);

@@ -1,11 +1,12 @@
 //! Keeps a [`World`] up to date with the fabric.
 
 use selvedge_fabric::{Change, FabricError, Lease, SharedFabric, Watch};
+use selvedge_model::keys;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{SITE_LEASES, World};
+use super::World;
 
 /// A world that follows the fabric. Readers see it only once it was complete.
 pub(crate) struct Mirror {
@@ -32,7 +33,7 @@ impl Mirror {
             }
             watches.push((*prefix, watch));
         }
-        let leases = fabric.watch_leases(SITE_LEASES).await?;
+        let leases = fabric.watch_leases(keys::SITE_LEASES).await?;
         world.set_leases(&leases.borrow());
         Ok(Self { watches, leases, world: watch::Sender::new(world) })
     }

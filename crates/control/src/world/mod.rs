@@ -21,10 +21,7 @@ use selvedge_plan::placement;
 use serde::de::DeserializeOwned;
 
 pub(crate) use mirror::Mirror;
-use slot::Slot;
-
-/// Every lease of a site is named so.
-pub(crate) const SITE_LEASES: &str = "site/";
+pub(crate) use slot::Slot;
 
 /// Documents by their meaning. A document that is absent is absent here.
 #[derive(Debug, Clone, Default)]
@@ -60,7 +57,7 @@ impl World {
                 world.put(&document);
             }
         }
-        world.set_leases(&fabric.leases(SITE_LEASES).await?);
+        world.set_leases(&fabric.leases(keys::SITE_LEASES).await?);
         Ok(world)
     }
 
@@ -177,10 +174,7 @@ impl World {
     pub(crate) fn set_leases(&mut self, leases: &[Lease]) {
         self.leases = leases
             .iter()
-            .filter_map(|lease| {
-                let site = lease.name.strip_prefix(SITE_LEASES)?;
-                Some((SiteId::new(site).ok()?, lease.remaining))
-            })
+            .filter_map(|lease| Some((keys::leased_site(&lease.name)?, lease.remaining)))
             .collect();
     }
 

@@ -12,7 +12,7 @@ fn in_stage(stage: Stage) -> impl Fn(&selvedge_model::Push) -> bool {
 }
 
 fn ended(push: &selvedge_model::Push) -> bool {
-    !matches!(push.state, PushState::Queued | PushState::Preparing | PushState::Committing)
+    !push.is_open()
 }
 
 #[tokio::test(flavor = "multi_thread")]
