@@ -276,13 +276,8 @@ async fn ensure<T: Serialize>(
     if fabric.get(key).await?.is_some_and(|document| document.value == wanted) {
         return Ok(());
     }
-    match fabric.put(key, wanted.into(), Expect::Any).await {
-        Ok(_) => Ok(()),
-        Err(WriteError::Fabric(error)) => Err(error.into()),
-        Err(error @ WriteError::Conflict { .. }) => {
-            Err(FabricError::Store(error.to_string()).into())
-        }
-    }
+    fabric.put(key, wanted.into(), Expect::Any).await.map_err(FabricError::from)?;
+    Ok(())
 }
 
 /// Starts the planners' drivers.

@@ -49,3 +49,13 @@ pub enum WriteError {
     #[error(transparent)]
     Fabric(#[from] FabricError),
 }
+
+/// For writers who expect nothing, to whom a conflict is a defect of the store.
+impl From<WriteError> for FabricError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Fabric(error) => error,
+            conflict @ WriteError::Conflict { .. } => Self::Store(conflict.to_string()),
+        }
+    }
+}

@@ -45,7 +45,7 @@ use selvedge_model::{Digest, Generation};
 
 pub use error::{FabricError, WriteError};
 pub use types::{
-    BlobReader, Change, Consumer, Document, Expect, Lease, Listing, Message, Typed, Watch,
+    BlobReader, Change, Consumer, Document, Expect, Lease, Listing, Message, Step, Typed, Watch,
 };
 
 /// A shared handle of any backend.

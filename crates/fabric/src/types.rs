@@ -139,6 +139,20 @@ pub struct Lease {
     pub remaining: Duration,
 }
 
+/// What becomes of a document; see [`Typed::update`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step<T> {
+    /// It stays as it is.
+    Keep,
+    /// It is written.
+    Put(T),
+    /// It is deleted.
+    Delete,
+}
+
+/// Attempts at a change before it is given up; each lost attempt is another writer's success.
+const ATTEMPTS: u32 = 100;
+
 /// Documents by type: JSON on the way in and out.
 pub struct Typed<'a>(pub &'a dyn Fabric);
 
@@ -181,24 +195,36 @@ impl Typed<'_> {
         self.0.put(key, json.into(), expect).await
     }
 
-    /// Replaces the document at `key` by what `change` makes of it, starting anew whenever another
-    /// writer came between. Returns what was written.
-    pub async fn update<T: DeserializeOwned + Serialize>(
+    /// Changes the document at `key` by compare-and-set: reads it, asks `change`, and starts over
+    /// when another writer was quicker. What `change` says along with the step is returned.
+    pub async fn update<T, R>(
         &self,
         key: &str,
-        mut change: impl FnMut(Option<T>) -> T,
-    ) -> Result<(Generation, T), WriteError> {
-        loop {
+        mut change: impl FnMut(Option<T>) -> (Step<T>, R) + Send,
+    ) -> Result<R, FabricError>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync,
+        R: Send,
+    {
+        for _ in 0..ATTEMPTS {
             let (expect, current) = match self.get(key).await? {
                 Some((generation, current)) => (Expect::Generation(generation), Some(current)),
                 None => (Expect::Absent, None),
             };
-            let value = change(current);
-            match self.put(key, &value, expect).await {
-                Ok(generation) => return Ok((generation, value)),
+            let absent = current.is_none();
+            let (step, result) = change(current);
+            let written = match step {
+                Step::Keep => return Ok(result),
+                Step::Delete if absent => return Ok(result),
+                Step::Put(value) => self.put(key, &value, expect).await.map(drop),
+                Step::Delete => self.0.delete(key, expect).await,
+            };
+            match written {
+                Ok(()) => return Ok(result),
                 Err(WriteError::Conflict { .. }) => {}
-                Err(error) => return Err(error),
+                Err(WriteError::Fabric(error)) => return Err(error),
             }
         }
+        Err(FabricError::Store(format!("document {key} never stops changing")))
     }
 }

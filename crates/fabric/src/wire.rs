@@ -203,10 +203,7 @@ impl From<Failure> for WriteError {
 
 impl From<Failure> for FabricError {
     fn from(failure: Failure) -> Self {
-        match WriteError::from(failure) {
-            WriteError::Fabric(error) => error,
-            conflict @ WriteError::Conflict { .. } => Self::Store(conflict.to_string()),
-        }
+        WriteError::from(failure).into()
     }
 }
 

@@ -5,13 +5,13 @@
 
 use std::collections::BTreeSet;
 
+use selvedge_fabric::Step;
 use selvedge_model::documents::{AppRecord, HostClaim};
 use selvedge_model::{AppName, Epoch, Host, Push, Release, RepositoryName, hosts, keys};
 
 use super::Shared;
 use super::receive::{Candidate, live};
 use super::run::{Refusal, broken};
-use super::store::Step;
 
 /// Claims the candidate's name for its repository and every host for the app.
 pub(super) async fn take(
@@ -104,8 +104,7 @@ async fn in_use(shared: &Shared, record: &AppRecord) -> Result<bool, Refusal> {
         .list(&keys::pushes(&record.repository))
         .await
         .map_err(broken("read the other repository's pushes"))?;
-    let under_way =
-        |push: &Push| push.is_open() && push.apps.iter().any(|it| it.app == record.app);
+    let under_way = |push: &Push| push.is_open() && push.apps.iter().any(|it| it.app == record.app);
     Ok(pushes.iter().any(|(_, push)| under_way(push)))
 }
 

@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use selvedge_fabric::Step;
 use selvedge_model::documents::{AppRecord, HistoryEntry, PushCause};
 use selvedge_model::{
-    Activation, AppName, Assignment, EnvironmentName, Epoch, Host, PushState, SiteId, Stage, Topology,
-    hosts, keys,
+    Activation, AppName, Assignment, EnvironmentName, Epoch, Host, PushState, SiteId, Stage,
+    Topology, hosts, keys,
 };
 use selvedge_plan::rollout::{self, FailureKind, RetireInput, Target};
 
@@ -16,7 +17,6 @@ use super::place::count;
 use super::progress::seconds;
 use super::rollout::{Rollout, Stop};
 use super::run::{Refusal, Run, broken};
-use super::store::Step;
 use super::{Shared, claims, restore};
 use crate::git::MAIN;
 use crate::now_ms;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use selvedge_fabric::Step;
 use selvedge_model::documents::AppRecord;
 use selvedge_model::geo::DistanceModel;
 use selvedge_model::manifest;
@@ -12,7 +13,6 @@ use selvedge_plan::placement::{self, Demand};
 
 use super::receive::{Candidate, Work};
 use super::run::{Refusal, Run, broken};
-use super::store::Step;
 
 impl Run {
     /// Chooses sites for everything that changes, and reserves its epochs.

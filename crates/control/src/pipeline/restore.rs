@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use selvedge_fabric::Step;
 use selvedge_model::documents::{AppRecord, HistoryEntry, PushApp, PushCause, PushFailure};
 use selvedge_model::{
     Activation, AppName, Assignment, EnvironmentName, Epoch, Push, PushState, Stage, keys,
@@ -11,7 +12,6 @@ use selvedge_plan::rollout;
 use super::progress::ProgressLog;
 use super::receive::{Candidate, Work};
 use super::run::{Refusal, Run, broken};
-use super::store::Step;
 use super::{Shared, claims, commit, publish, recover};
 use crate::git::MAIN;
 use crate::now_ms;

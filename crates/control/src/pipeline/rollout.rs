@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use selvedge_api::{PushEvent, SiteProgress};
-use selvedge_fabric::{Change, FabricError, Lease, Watch};
+use selvedge_fabric::{Change, FabricError, Lease, Step, Watch};
 use selvedge_model::{
     Activation, AppName, AppReport, Assignment, EnvironmentName, Release, ServiceKind, SiteId,
     Stage, keys,
@@ -18,7 +18,6 @@ use tokio::sync::watch;
 use super::Shared;
 use super::place::count;
 use super::run::{Refusal, Run, broken};
-use super::store::Step;
 use crate::now_ms;
 use crate::world::Slot;
 

@@ -1,26 +1,12 @@
-//! Documents by type, and changes that hold whoever else writes.
+//! Documents by type.
 
-use selvedge_fabric::{Expect, FabricError, SharedFabric, Typed, WriteError};
-use selvedge_model::Generation;
+use selvedge_fabric::{Expect, FabricError, SharedFabric, Step, Typed, WriteError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-/// Attempts at a change before it is given up; each lost attempt is another writer's success.
-const ATTEMPTS: u32 = 100;
 
 /// The fabric, as the pipeline uses it.
 #[derive(Clone)]
 pub(super) struct Store(pub(super) SharedFabric);
-
-/// What becomes of a document.
-pub(super) enum Step<T> {
-    /// It stays as it is.
-    Keep,
-    /// It is written.
-    Put(T),
-    /// It is deleted.
-    Delete,
-}
 
 impl Store {
     pub(super) async fn get<T: DeserializeOwned>(
@@ -44,11 +30,8 @@ impl Store {
         key: &str,
         value: &T,
     ) -> Result<(), FabricError> {
-        match Typed(&*self.0).put(key, value, Expect::Any).await {
-            Ok(_) => Ok(()),
-            Err(WriteError::Fabric(error)) => Err(error),
-            Err(conflict) => Err(FabricError::Store(conflict.to_string())),
-        }
+        Typed(&*self.0).put(key, value, Expect::Any).await?;
+        Ok(())
     }
 
     /// Writes a document that is absent; says whether it was.
@@ -65,43 +48,19 @@ impl Store {
     }
 
     pub(super) async fn delete(&self, key: &str) -> Result<(), FabricError> {
-        match self.0.delete(key, Expect::Any).await {
-            Ok(()) | Err(WriteError::Conflict { .. }) => Ok(()),
-            Err(WriteError::Fabric(error)) => Err(error),
-        }
+        Ok(self.0.delete(key, Expect::Any).await?)
     }
 
-    /// Changes a document by compare-and-set: reads it, asks `change`, and starts over when
-    /// somebody else was quicker. What `change` says along with the step is returned.
+    /// See [`Typed::update`].
     pub(super) async fn update<T, R>(
         &self,
         key: &str,
-        mut change: impl FnMut(Option<T>) -> (Step<T>, R) + Send,
+        change: impl FnMut(Option<T>) -> (Step<T>, R) + Send,
     ) -> Result<R, FabricError>
     where
         T: Serialize + DeserializeOwned + Send + Sync,
         R: Send,
     {
-        for _ in 0..ATTEMPTS {
-            let standing: Option<(Generation, T)> = Typed(&*self.0).get(key).await?;
-            let (expect, value) = match standing {
-                Some((generation, value)) => (Expect::Generation(generation), Some(value)),
-                None => (Expect::Absent, None),
-            };
-            let absent = value.is_none();
-            let (step, result) = change(value);
-            let written = match step {
-                Step::Keep => return Ok(result),
-                Step::Delete if absent => return Ok(result),
-                Step::Put(value) => Typed(&*self.0).put(key, &value, expect).await.map(drop),
-                Step::Delete => self.0.delete(key, expect).await,
-            };
-            match written {
-                Ok(()) => return Ok(result),
-                Err(WriteError::Conflict { .. }) => {}
-                Err(WriteError::Fabric(error)) => return Err(error),
-            }
-        }
-        Err(FabricError::Store(format!("document {key} never stops changing")))
+        Typed(&*self.0).update(key, change).await
     }
 }

@@ -115,11 +115,7 @@ impl Embedded {
     }
 
     async fn write_stream(&self, write: Write) -> Result<u64, FabricError> {
-        match self.write(write).await {
-            Ok(sequence) => Ok(sequence),
-            Err(WriteError::Fabric(error)) => Err(error),
-            Err(error @ WriteError::Conflict { .. }) => Err(FabricError::Store(error.to_string())),
-        }
+        Ok(self.write(write).await?)
     }
 
     async fn with_blobs<T: Send + 'static>(

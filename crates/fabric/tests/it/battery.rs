@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use selvedge_fabric::{
-    Change, Expect, FabricError, MAX_VALUE, Message, SharedFabric, Typed, WriteError,
+    Change, Expect, FabricError, MAX_VALUE, Message, SharedFabric, Step, Typed, WriteError,
 };
 use selvedge_model::{Digest, Generation};
 
@@ -48,10 +48,18 @@ pub(crate) async fn documents_are_replaced_by_compare_and_set(world: &World) {
 
     let typed = Typed(&**fabric);
     typed.put("n", &1_u32, Expect::Absent).await.unwrap();
-    let (generation, n) = typed.update("n", |n: Option<u32>| n.unwrap() + 1).await.unwrap();
+    let next = |n: Option<u32>| (Step::Put(n.unwrap() + 1), n);
+    assert_eq!(typed.update("n", next).await.unwrap(), Some(1));
+    let (generation, n) = typed.get::<u32>("n").await.unwrap().unwrap();
     assert!(n == 2 && generation > empty);
+    typed.update("n", |n: Option<u32>| (Step::Keep, n)).await.unwrap();
     assert_eq!(typed.get::<u32>("n").await.unwrap(), Some((generation, 2)));
-    typed.update("m", |n: Option<u32>| n.unwrap_or(7)).await.unwrap();
+    for standing in [true, false] {
+        let delete = |n: Option<u32>| (Step::Delete, n.is_some());
+        assert_eq!(typed.update("n", delete).await.unwrap(), standing);
+        assert_eq!(typed.get::<u32>("n").await.unwrap(), None);
+    }
+    typed.update("m", |n: Option<u32>| (Step::Put(n.unwrap_or(7)), ())).await.unwrap();
     let all: Vec<_> =
         typed.list::<u32>("m").await.unwrap().into_iter().map(|(key, _, n)| (key, n)).collect();
     assert_eq!(all, [("m".to_owned(), 7)]);
@@ -151,7 +159,8 @@ pub(crate) async fn concurrent_increments_lose_nothing(world: &World) {
         tokio::spawn(async move {
             for _ in 0..25 {
                 let typed = Typed(&*fabric);
-                typed.update("n", |n: Option<u32>| n.unwrap_or(0) + 1).await.unwrap();
+                let next = |n: Option<u32>| (Step::Put(n.unwrap_or(0) + 1), ());
+                typed.update("n", next).await.unwrap();
             }
         })
     });
