@@ -14,7 +14,20 @@ const MAX_SMALL_FILE: u64 = 1 << 16;
 #[derive(Debug)]
 pub(crate) struct DataDirectory {
     path: PathBuf,
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The locked file. The lock ends with the value, or with the process.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file would not do: a child that is just being started may have it open too.
+        if let Err(error) = self.0.unlock() {
+            tracing::debug!(%error, "the data directory stays locked until the process ends");
+        }
+    }
 }
 
 /// Why a data directory can't be used.
@@ -102,10 +115,10 @@ impl DataDirectory {
     }
 }
 
-fn lock(path: &Path) -> Result<File, DataError> {
+fn lock(path: &Path) -> Result<Lock, DataError> {
     let file_path = path.join("lock");
     let failed = |source| DataError::File { path: file_path.clone(), source };
-    let mut file = File::options()
+    let file = File::options()
         .read(true)
         .write(true)
         .create(true)
@@ -129,8 +142,9 @@ fn lock(path: &Path) -> Result<File, DataError> {
         file.rewind()?;
         writeln!(file, "{}", std::process::id())
     };
-    write(&mut file).map_err(failed)?;
-    Ok(file)
+    let mut lock = Lock(file);
+    write(&mut lock.0).map_err(failed)?;
+    Ok(lock)
 }
 
 /// Makes `path` and its parents if need be, and `path` itself private.

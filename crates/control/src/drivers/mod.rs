@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use selvedge_fabric::{FabricError, WriteError};
+use selvedge_telemetry::Chain;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -96,7 +97,7 @@ pub(crate) async fn drive<R: Reconciler>(
                     next.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)
                 }
                 Err(error) => {
-                    let problem = crate::chain(&error);
+                    let problem = Chain(&error).to_string();
                     if problems.set(R::NAME, Some(problem.clone())) {
                         tracing::warn!(driver = R::NAME, problem, "does not work");
                     }

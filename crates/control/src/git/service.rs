@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use selvedge_model::RepositoryName;
+use selvedge_telemetry::Chain;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -79,7 +80,8 @@ impl GitService {
                 return answer(StatusCode::NOT_FOUND, text);
             }
             if let Err(error) = self.config.git.create(&target.repository).await {
-                tracing::error!(%error, repository = %target.repository, "no repository made");
+                tracing::error!(error = %Chain(&error), repository = %target.repository,
+                    "no repository made");
                 let text = "the repository could not be made; see control's log";
                 return answer(StatusCode::INTERNAL_SERVER_ERROR, text);
             }

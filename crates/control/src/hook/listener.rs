@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use selvedge_api::PushEvent;
 use selvedge_model::{PushState, RepositoryName};
+use selvedge_telemetry::Chain;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -120,7 +121,10 @@ async fn release(
 ) -> io::Result<Verdict> {
     let mut ticket = match pipeline.push(repository, old, new).await {
         Ok(ticket) => ticket,
-        Err(error) => return Ok(Verdict::Refused { reason: error.to_string() }),
+        Err(error) => {
+            tracing::warn!(error = %Chain(&error), %repository, "a push was not taken in");
+            return Ok(Verdict::Refused { reason: error.to_string() });
+        }
     };
     let text = format!("selvedge: push {} to {repository}", ticket.number);
     say(writer, &Word::Progress { text }).await?;

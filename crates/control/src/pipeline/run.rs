@@ -8,6 +8,7 @@ use std::time::Duration;
 use selvedge_api::PushEvent;
 use selvedge_model::documents::{PushFailure, StageRecord};
 use selvedge_model::{Push, PushState, Stage, keys};
+use selvedge_telemetry::Chain;
 
 use super::progress::{ProgressLog, plain, seconds};
 use super::{Shared, commit, restore};
@@ -55,7 +56,7 @@ pub(super) fn broken<E: std::error::Error + 'static>(
     what: &'static str,
 ) -> impl FnOnce(E) -> Refusal {
     move |error| {
-        let text = crate::chain(&error);
+        let text = Chain(&error).to_string();
         tracing::error!(what, error = %text, "a push met a failure of control");
         Refusal::new(format!("control could not {what}: {}", plain(&text)))
     }

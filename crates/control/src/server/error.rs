@@ -7,6 +7,7 @@ use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use selvedge_api::{PROBLEM_JSON, Problem, ProblemKind};
 use selvedge_fabric::FabricError;
+use selvedge_telemetry::Chain;
 
 /// A problem on its way out; [`problems`] writes it.
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ impl ApiError {
 
 impl From<FabricError> for ApiError {
     fn from(error: FabricError) -> Self {
-        let detail = crate::chain(&error);
+        let detail = Chain(&error).to_string();
         tracing::error!(error = detail, "the fabric failed a request");
         Self::new(ProblemKind::Internal, "control's store failed").detail(detail)
     }

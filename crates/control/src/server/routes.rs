@@ -12,6 +12,7 @@ use selvedge_api::{
 use selvedge_fabric::Typed;
 use selvedge_model::documents::AppRecord;
 use selvedge_model::{AppName, Push, RepositoryName, keys};
+use selvedge_telemetry::Chain;
 
 use super::{Api, ApiError, events};
 use crate::pipeline::{RollbackError, SubmitError};
@@ -135,11 +136,11 @@ fn rollback_problem(error: &RollbackError) -> ApiError {
             (ProblemKind::Busy, "not now")
         }
         RollbackError::Fabric(_) | RollbackError::Git(_) | RollbackError::Submit(_) => {
-            tracing::error!(error = crate::chain(error), "a rollback could not be started");
+            tracing::error!(error = %Chain(error), "a rollback could not be started");
             (ProblemKind::Internal, "the rollback could not be started")
         }
     };
-    ApiError::new(kind, title).detail(crate::chain(error))
+    ApiError::new(kind, title).detail(Chain(error).to_string())
 }
 
 pub(crate) async fn git(

@@ -9,6 +9,7 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use selvedge_telemetry::Chain;
 use tokio_rustls::TlsAcceptor;
 
 use crate::authority::{Authority, AuthorityError};
@@ -92,7 +93,7 @@ impl ResolvesServerCert for Own {
         match self.renew() {
             Ok(key) => Some(key),
             Err(error) => {
-                tracing::error!(error = crate::chain(&error), "control's certificate is due");
+                tracing::error!(error = %Chain(&error), "control's certificate is due");
                 Some(key)
             }
         }
