@@ -15,6 +15,7 @@ pub mod git;
 pub mod hook;
 pub mod pipeline;
 mod server;
+mod steering;
 mod tasks;
 mod token;
 mod views;

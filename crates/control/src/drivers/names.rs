@@ -12,19 +12,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{DriverError, Reconciler, written};
+use crate::steering::{SETTLE, TTL_S};
 use crate::world::World;
 
-/// TTL of answers: how long a client may stay with a site that has left them.
-pub(super) const TTL_S: u32 = 20;
 /// TTL of "no such name": short, since the next push may create it.
 const NEGATIVE_TTL_S: u32 = 5;
 /// Sites in an answer: a second one for clients that retry by themselves.
 const ANSWERS: u8 = 2;
 /// Name servers of a zone.
 const NAMESERVERS: usize = 4;
-/// After a start all leases are gone until sites renew them. For this long, which is a lease's
-/// life and a renewal, their absence says nothing.
-const SETTLE: Duration = Duration::from_millis(6_500);
 
 /// The driver of [`selvedge_plan::dns`].
 pub(crate) struct Names {

@@ -17,13 +17,13 @@ use selvedge_plan::placement::{self, Demand};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::names::TTL_S;
 use super::{DriverError, Reconciler, written};
+use crate::steering::LEAVE;
 use crate::world::World;
 
-/// How long a drained site keeps an app: the TTL of answers that name it, and grace for clients
-/// that do not keep to it.
-const LEAVE: Duration = Duration::from_secs(TTL_S as u64 + 40);
+/// How soon to look again after an app whose push was under way. Most pushes change an assignment
+/// as they end, which wakes the driver at once; one that is refused before *warm* changes none.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The driver of [`selvedge_plan::placement`] between pushes.
 pub(crate) struct Places {
@@ -76,7 +76,7 @@ impl Reconciler for Places {
         &mut self,
         world: &mut watch::Receiver<World>,
     ) -> Result<Option<Duration>, DriverError> {
-        let (steps, next) = {
+        let (steps, mut next) = {
             let world = world.borrow_and_update();
             let sites = world.topology.sites.values();
             let drained = sites.filter(|site| site.draining).map(|site| site.id.clone()).collect();
@@ -84,8 +84,8 @@ impl Reconciler for Places {
             (plan(&world, &emptied), next)
         };
         for (pushes, steps) in steps {
-            // The end of a push changes assignments, which wakes this driver.
             if !self.at_rest(&pushes).await? {
+                next = Some(next.map_or(AGAIN, |next| next.min(AGAIN)));
                 continue;
             }
             for Step { assignment, expect } in steps {
@@ -108,6 +108,8 @@ impl Reconciler for Places {
 /// What to write, by the prefix of the pushes that must be at rest for it.
 fn plan(world: &World, emptied: &BTreeSet<SiteId>) -> BTreeMap<String, Vec<Step>> {
     let mut steps: BTreeMap<String, Vec<Step>> = BTreeMap::new();
+    // What apps that come earlier here are to take.
+    let mut taken: BTreeMap<SiteId, u64> = BTreeMap::new();
     for ((app, environment), activation) in &world.activations {
         let Some(record) = world.apps.get(app) else { continue };
         let Some(live) = activation.newest_entry() else { continue };
@@ -130,7 +132,8 @@ fn plan(world: &World, emptied: &BTreeSet<SiteId>) -> BTreeMap<String, Vec<Step>
             .map(|(site, standing)| (site.clone(), standing.generation))
             .collect();
         let mine = steps.entry(keys::pushes(&record.repository)).or_default();
-        for site in joining(world, app, release, standing.keys().cloned().collect()) {
+        for site in joining(world, app, release, standing.keys().cloned().collect(), &taken) {
+            *taken.entry(site.clone()).or_default() += placement::need_mib(&release.app);
             let found = world.assignments.get(&(site.clone(), app.clone(), environment.clone()));
             let expect = found.map_or(Expect::Absent, |found| Expect::Generation(found.generation));
             mine.push(Step { assignment: assignment(&site, vec![entry.clone()]), expect });
@@ -146,19 +149,25 @@ fn plan(world: &World, emptied: &BTreeSet<SiteId>) -> BTreeMap<String, Vec<Step>
     steps
 }
 
-/// The sites that are to have an app that is at `current`.
+/// The sites that are to have an app that is at `current`, when others are about to take `taken`
+/// MiB besides what they have.
 fn joining(
     world: &World,
     app: &AppName,
     release: &Release,
     current: BTreeSet<SiteId>,
+    taken: &BTreeMap<SiteId, u64>,
 ) -> BTreeSet<SiteId> {
+    let mut used_mib = world.used_mib(app);
+    for (site, mib) in taken {
+        *used_mib.entry(site.clone()).or_default() += mib;
+    }
     let (plan, _) = placement::plan(&placement::Input {
         topology: &world.topology,
         app,
         placement: &release.app.placement,
         need_mib: placement::need_mib(&release.app),
-        used_mib: &world.used_mib(app),
+        used_mib: &used_mib,
         current: &current,
         demand: &Demand::cities(),
         round_trips: &DistanceModel,
@@ -169,4 +178,49 @@ fn joining(
     };
     // To move to a better site would leave a good one.
     if current.iter().all(stays) { &plan.sites - &current } else { BTreeSet::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use selvedge_model::manifest::ServiceKind;
+    use selvedge_model::{Activation, EnvironmentName};
+
+    use super::*;
+    use crate::fixture;
+
+    /// The shop's release under another name, whose process takes `memory_mib`.
+    fn live(world: &mut World, name: &str, memory_mib: u32) -> AppName {
+        let app = AppName::new(name).unwrap();
+        let mut release = fixture::release(name);
+        release.app.name = app.clone();
+        release.app.services[0].kind = ServiceKind::Process {
+            command: "serve".to_owned(),
+            health: None,
+            start_timeout_s: 30,
+            stop_timeout_s: 10,
+            memory_mib,
+        };
+        let releases = BTreeMap::from([(app.clone(), release.id)]);
+        world.releases.entry(app.clone()).or_default().insert(release.id, release);
+        let mut record = fixture::record();
+        record.app = app.clone();
+        world.apps.insert(app.clone(), record);
+        let production = EnvironmentName::production();
+        let activation =
+            Activation::everyone(app.clone(), production.clone(), fixture::epoch(2), releases);
+        world.activations.insert((app.clone(), production), activation);
+        app
+    }
+
+    #[test]
+    fn apps_that_come_at_once_share_a_sites_memory() {
+        let mut world = World { topology: fixture::topology(&["fra"]), ..World::default() };
+        let first = live(&mut world, "a-first", 600);
+        let large = live(&mut world, "b-large", 600);
+        let small = live(&mut world, "c-small", 400);
+        let steps: Vec<_> = plan(&world, &BTreeSet::new()).into_values().flatten().collect();
+        let apps: Vec<_> = steps.iter().map(|step| &step.assignment.app).collect();
+        assert_eq!(apps, [&first, &small], "{large} has no room besides {first}");
+        assert!(steps.iter().all(|step| step.expect == Expect::Absent));
+    }
 }

@@ -42,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::git::{Git, GitError, Oid, Repository};
 use crate::hook::listener;
+use crate::steering::{LEAVE, SETTLE};
 
 use crate::now_ms;
 pub use progress::Progress;
@@ -87,8 +88,8 @@ pub struct Limits {
     pub probe_retry: Duration,
     /// How long after a start sites may take to renew their leases.
     pub settle: Duration,
-    /// How long a site that is no longer planned keeps what it has: the TTL of DNS answers that
-    /// name it, and grace.
+    /// How long a site that is no longer planned keeps what it has: until no client holds a DNS
+    /// answer that names it.
     pub leave: Duration,
 }
 
@@ -102,8 +103,8 @@ impl Default for Limits {
             fetch: Duration::from_secs(60),
             verify: Duration::from_secs(30),
             probe_retry: Duration::from_secs(5),
-            settle: Duration::from_secs(6),
-            leave: Duration::from_secs(120),
+            settle: SETTLE,
+            leave: LEAVE,
         }
     }
 }

@@ -114,7 +114,8 @@ impl Run {
         let mut known: BTreeMap<(AppName, ReleaseId), u64> = BTreeMap::new();
         let mut needs: BTreeMap<AppName, BTreeMap<SiteId, u64>> = BTreeMap::new();
         for (_, assignment) in assignments {
-            let Some(entry) = assignment.entries.last() else { continue };
+            let newest = assignment.entries.iter().max_by_key(|entry| entry.epoch);
+            let Some(entry) = newest else { continue };
             let name = (assignment.app.clone(), entry.release);
             let need = match known.get(&name) {
                 Some(need) => *need,
