@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use selvedge_fabric::{Expect, SharedFabric, Typed};
 use selvedge_model::{CertificateBundle, Generation, Host, SiteId, keys};
 use selvedge_plan::certs::{self, Bundles, Policy};
@@ -38,12 +39,13 @@ impl Certificates {
         sites: &BTreeSet<SiteId>,
         generations: &Generations,
     ) -> Result<(), DriverError> {
-        for site in sites {
+        let writes = sites.iter().map(|site| {
             let seen = generations.get(&(site.clone(), bundle.host.clone()));
             let expect = seen.map_or(Expect::Absent, |seen| Expect::Generation(*seen));
             let key = keys::certificate(site, &bundle.host);
-            written(Typed(&*self.fabric).put(&key, bundle, expect).await)?;
-        }
+            async move { written(Typed(&*self.fabric).put(&key, bundle, expect).await) }
+        });
+        try_join_all(writes).await?;
         Ok(())
     }
 }

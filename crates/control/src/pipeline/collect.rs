@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use selvedge_model::documents::AppRecord;
-use selvedge_model::{Digest, Push, Release, ReleaseId, RepositoryName, keys};
+use selvedge_model::{Assignment, Digest, Push, Release, ReleaseId, RepositoryName, keys};
 use selvedge_plan::rollout::Target;
 
 use super::run::{Refusal, Run, broken};
@@ -81,14 +81,14 @@ async fn retire(shared: &Shared, record: &AppRecord) -> Result<bool, Refusal> {
     let Some(planned) = push.apps.into_iter().find(|it| it.app == record.app) else {
         return Ok(false);
     };
-    // A site that joined since the push has the live release too, and is no concern of this.
-    let mut sites = planned.sites;
-    for site in shared.site_ids().await? {
-        let assignment = shared.assignment(&site, &record.app).await?;
-        if assignment.is_some_and(|it| it.entries.iter().any(|has| has.epoch == entry.epoch)) {
-            sites.insert(site);
-        }
-    }
+    // A site that joined since the push has the live release too, and one that was drained or has
+    // left since has nothing: which, is not for this to judge.
+    let has_live = |it: &Assignment| it.entries.iter().any(|has| has.epoch == entry.epoch);
+    let assignments = shared.assignments(&record.app).await?.into_iter();
+    let sites = assignments
+        .filter(|(site, it)| planned.sites.contains(site) || has_live(it))
+        .map(|(site, _)| site)
+        .collect();
     let services = release.app.services.into_iter().map(|service| service.name).collect();
     let target = Target { epoch: entry.epoch, release: entry.release, services };
     commit::retire(shared, &record.app, &target, &sites, entry.at_ms).await
@@ -100,10 +100,8 @@ async fn releases(shared: &Shared, record: &AppRecord) -> Result<bool, Refusal> 
     let failed = "collect releases";
     let mut kept: BTreeSet<ReleaseId> = record.history.iter().map(|it| it.release).collect();
     kept.extend(receive::live(shared, &record.app).await?.map(|(_, release)| release));
-    for site in shared.site_ids().await? {
-        if let Some(assignment) = shared.assignment(&site, &record.app).await? {
-            kept.extend(assignment.entries.iter().map(|entry| entry.release));
-        }
+    for assignment in shared.assignments(&record.app).await?.values() {
+        kept.extend(assignment.entries.iter().map(|entry| entry.release));
     }
     let prefix = keys::releases(&record.app);
     let listing = shared.store.0.list(&prefix).await.map_err(broken(failed))?;

@@ -2,9 +2,10 @@
 //!
 //! Every step may be repeated, because a restarted control does them all again from the record.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use selvedge_fabric::Step;
 use selvedge_model::documents::{AppRecord, HistoryEntry, PushCause};
 use selvedge_model::{
@@ -210,12 +211,7 @@ pub(super) async fn retire(
     live_since_ms: u64,
 ) -> Result<bool, Refusal> {
     let environment = EnvironmentName::production();
-    let mut assignments = BTreeMap::new();
-    for site in shared.site_ids().await?.union(sites) {
-        if let Some(assignment) = shared.assignment(site, app).await? {
-            assignments.insert(site.clone(), assignment);
-        }
-    }
+    let assignments = shared.assignments(app).await?;
     let grace = u64::try_from(shared.limits.leave.as_millis()).unwrap_or(u64::MAX);
     let retirement = rollout::retire(&RetireInput {
         app,
@@ -226,16 +222,19 @@ pub(super) async fn retire(
         now_ms: now_ms(),
         leave_at_ms: live_since_ms.saturating_add(grace),
     });
-    for (site, wanted) in retirement.assignments {
+    let writes = retirement.assignments.into_iter().map(|(site, wanted)| {
         let expected = assignments.get(&site).cloned();
-        let replace = |standing: Option<Assignment>| match standing {
-            standing if standing != expected => (Step::Keep, ()),
-            _ if wanted.entries.is_empty() => (Step::Delete, ()),
-            _ => (Step::Put(wanted.clone()), ()),
-        };
         let key = keys::assignment(&site, app, &environment);
-        shared.store.update(&key, replace).await.map_err(broken("tell a site what to have"))?;
-    }
+        async move {
+            let replace = |standing: Option<Assignment>| match standing {
+                standing if standing != expected => (Step::Keep, ()),
+                _ if wanted.entries.is_empty() => (Step::Delete, ()),
+                _ => (Step::Put(wanted.clone()), ()),
+            };
+            shared.store.update(&key, replace).await
+        }
+    });
+    try_join_all(writes).await.map_err(broken("tell a site what to have"))?;
     Ok(!retirement.leaving.is_empty())
 }
 

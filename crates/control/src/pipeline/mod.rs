@@ -24,7 +24,7 @@ mod rollout;
 mod run;
 mod store;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,7 +33,7 @@ use selvedge_fabric::{FabricError, SharedFabric, artifact};
 use selvedge_model::documents::{AppRecord, PushCause, PushFailure};
 use selvedge_model::{
     AppName, Assignment, EnvironmentName, Installation, Push, PushState, RepositoryName, SiteId,
-    Stage, Topology, keys,
+    Stage, keys,
 };
 use selvedge_runtime::Runtime;
 use tokio::net::UnixListener;
@@ -308,21 +308,17 @@ impl Shared {
         self.cache.join(app.as_str())
     }
 
-    /// The sites of the installation.
-    async fn site_ids(&self) -> Result<BTreeSet<SiteId>, Refusal> {
-        let topology: Option<Topology> =
-            self.store.get(keys::TOPOLOGY).await.map_err(broken("read the sites"))?;
-        Ok(topology.unwrap_or_default().sites.into_keys().collect())
-    }
-
-    /// What a site is to have of an app.
-    async fn assignment(
-        &self,
-        site: &SiteId,
-        app: &AppName,
-    ) -> Result<Option<Assignment>, Refusal> {
-        let key = keys::assignment(site, app, &EnvironmentName::production());
-        self.store.get(&key).await.map_err(broken("read what a site has"))
+    /// What sites are to have of an app; those that have left the topology included, whose
+    /// assignments somebody has to take away.
+    async fn assignments(&self, app: &AppName) -> Result<BTreeMap<SiteId, Assignment>, Refusal> {
+        let all: Vec<(String, Assignment)> =
+            self.store.list(keys::ASSIGNMENTS).await.map_err(broken("read what sites have"))?;
+        let production = EnvironmentName::production();
+        let of_app = all.into_iter().map(|(_, assignment)| assignment);
+        Ok(of_app
+            .filter(|it| it.app == *app && it.environment == production)
+            .map(|it| (it.site.clone(), it))
+            .collect())
     }
 
     /// The apps of a repository.

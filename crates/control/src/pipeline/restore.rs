@@ -29,8 +29,7 @@ pub(super) async fn undo(run: &Run) -> Result<(), Refusal> {
             let key = keys::activation(&planned.app, &EnvironmentName::production());
             let activation: Option<Activation> =
                 shared.store.get(&key).await.map_err(broken("read what is live"))?;
-            let known = shared.site_ids().await?;
-            for site in known.union(&planned.sites) {
+            for site in shared.assignments(&planned.app).await?.keys() {
                 let remove = |standing: Option<Assignment>| {
                     let Some(standing) = standing else { return (Step::Keep, ()) };
                     let standing = BTreeMap::from([(site.clone(), standing)]);
@@ -61,7 +60,7 @@ pub(super) async fn take_down(shared: &Shared, app: &AppName) -> Result<(), Refu
     let environment = EnvironmentName::production();
     let key = keys::activation(app, &environment);
     shared.store.delete(&key).await.map_err(broken(failed))?;
-    for site in shared.site_ids().await? {
+    for site in shared.assignments(app).await?.into_keys() {
         let key = keys::assignment(&site, app, &environment);
         shared.store.delete(&key).await.map_err(broken(failed))?;
     }

@@ -194,12 +194,7 @@ impl Run {
             })?;
             let services = release.app.services.iter().map(|service| service.name.clone());
             let target = Target { epoch, release: planned.release, services: services.collect() };
-            let mut assignments = BTreeMap::new();
-            for site in self.shared.site_ids().await?.union(&planned.sites) {
-                if let Some(it) = self.shared.assignment(site, &planned.app).await? {
-                    assignments.insert(site.clone(), it);
-                }
-            }
+            let assignments = self.shared.assignments(&planned.app).await?;
             let key = keys::activation(&planned.app, &EnvironmentName::production());
             let activation = self.shared.store.get(&key).await.map_err(broken(failed))?;
             let (sites, warm) = (planned.sites.clone(), planned.warm.clone());

@@ -126,10 +126,13 @@ async fn apps_of_one_repository_go_together_and_leave_one_by_one() {
     user.push_ok().await;
     assert_eq!(world.activation("back").await.unwrap().newest(), back);
 
+    // What is at a site that has left the topology is taken away as well.
+    world.leave("sin").await;
     user.git(&["rm", "--quiet", "-r", "back"]).await;
     user.commit("back is gone").await;
     user.push_ok().await.has(&["back is not in the repository any more"]);
     assert_eq!(world.activation("back").await, None);
     let (assignments, activations, hosts) = world.wanted().await;
+    assert!(assignments.iter().all(|it| it.app == app("front")), "{assignments:?}");
     assert_eq!((assignments.len(), activations.len(), hosts.len()), (3, 1, 2));
 }

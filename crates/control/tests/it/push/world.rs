@@ -123,6 +123,14 @@ impl World {
         self.running = Some(running);
     }
 
+    /// Takes a site out of the topology.
+    pub(crate) async fn leave(&self, site: &str) {
+        let fabric = Typed(&*self.fabric);
+        let (_, mut topology) = fabric.get::<Topology>(keys::TOPOLOGY).await.unwrap().unwrap();
+        topology.sites.remove(&SiteId::new(site).unwrap()).unwrap();
+        fabric.put(keys::TOPOLOGY, &topology, Expect::Any).await.unwrap();
+    }
+
     pub(crate) fn data(&self, name: &str) -> PathBuf {
         self.directory.path().join("data").join(name)
     }
