@@ -3,6 +3,7 @@
 //! It runs in a repository's worker between pushes, so nothing of the repository is under way.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use selvedge_model::documents::AppRecord;
 use selvedge_model::{Assignment, Digest, Push, Release, ReleaseId, RepositoryName, keys};
@@ -17,22 +18,16 @@ const KEPT_PUSHES: usize = 100;
 /// A dependency cache larger than this is emptied, in bytes.
 const MAX_CACHE: u64 = 4 << 30;
 
-/// Collects what nothing of the repository needs; `thorough` looks for blobs that a crash has left
-/// as well. Says whether a site is still to leave an app.
-pub(super) async fn collect(
-    shared: &Shared,
-    name: &RepositoryName,
-    thorough: bool,
-) -> Result<bool, Refusal> {
+/// Collects what nothing of the repository needs. Says whether a site is still to leave an app.
+pub(super) async fn collect(shared: &Shared, name: &RepositoryName) -> Result<bool, Refusal> {
     let repository = shared.git.repository(name);
     let mut leaving = false;
-    let mut deleted = false;
     let mut keepers = BTreeSet::new();
     let mut pushes_kept = BTreeSet::new();
     let records = shared.records_of(name).await?;
     for record in &records {
         leaving |= retire(shared, record).await?;
-        deleted |= releases(shared, record).await?;
+        releases(shared, record).await?;
         pushes_kept.extend(record.history.iter().map(|it| it.push));
         let refs = record
             .history
@@ -52,8 +47,11 @@ pub(super) async fn collect(
             repository.forget(own).await.map_err(broken("drop a ref"))?;
         }
     }
-    if deleted || thorough {
-        blobs(shared).await?;
+    if shared.blobs_due.swap(false, Ordering::Relaxed)
+        && let Err(refusal) = blobs(shared).await
+    {
+        shared.blobs_due.store(true, Ordering::Relaxed);
+        return Err(refusal);
     }
     repository.tidy().await.map_err(broken("pack the repository"))?;
     Ok(leaving)
@@ -94,9 +92,8 @@ async fn retire(shared: &Shared, record: &AppRecord) -> Result<bool, Refusal> {
     commit::retire(shared, &record.app, &target, &sites, entry.at_ms).await
 }
 
-/// Deletes the releases of an app that are neither kept nor anywhere in use. Says whether there
-/// were any.
-async fn releases(shared: &Shared, record: &AppRecord) -> Result<bool, Refusal> {
+/// Deletes the releases of an app that are neither kept nor anywhere in use.
+async fn releases(shared: &Shared, record: &AppRecord) -> Result<(), Refusal> {
     let failed = "collect releases";
     let mut kept: BTreeSet<ReleaseId> = record.history.iter().map(|it| it.release).collect();
     kept.extend(receive::live(shared, &record.app).await?.map(|(_, release)| release));
@@ -105,15 +102,14 @@ async fn releases(shared: &Shared, record: &AppRecord) -> Result<bool, Refusal> 
     }
     let prefix = keys::releases(&record.app);
     let listing = shared.store.0.list(&prefix).await.map_err(broken(failed))?;
-    let mut deleted = false;
     for document in listing.documents {
         let id = document.key.strip_prefix(&prefix).and_then(|id| id.parse::<Digest>().ok());
         if id.is_none_or(|id| !kept.contains(&ReleaseId(id))) {
             shared.store.delete(&document.key).await.map_err(broken(failed))?;
-            deleted = true;
+            shared.blobs_due.store(true, Ordering::Relaxed);
         }
     }
-    Ok(deleted)
+    Ok(())
 }
 
 /// Deletes blobs that no release names.

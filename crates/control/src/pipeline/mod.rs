@@ -26,6 +26,7 @@ mod store;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -187,6 +188,9 @@ struct Shared {
     /// Held for reading between a blob and the document that names it, for writing while blobs
     /// without one are deleted.
     collecting: RwLock<()>,
+    /// Whether there may be blobs that no release names: after a start, which may follow a crash,
+    /// and when a release was deleted.
+    blobs_due: AtomicBool,
     /// When every site that is up has renewed its lease since control has started.
     settled_ms: u64,
     /// The pushes that wait or run, by repository and number.
@@ -214,6 +218,7 @@ impl Pipeline {
             work: config.data.join("work"),
             cache: config.data.join("cache"),
             collecting: RwLock::new(()),
+            blobs_due: AtomicBool::new(true),
             settled_ms: now_ms().saturating_add(settle),
             running: Mutex::new(HashMap::new()),
         });

@@ -90,10 +90,8 @@ impl Queues {
             }
         }
         for (repository, numbers) in unfinished {
-            let queue = self.queue(&repository);
             // A fresh queue has room.
-            let _ = queue.jobs.try_send(Job::Recover(numbers));
-            let _ = queue.jobs.try_send(Job::Retire);
+            let _ = self.queue(&repository).jobs.try_send(Job::Recover(numbers));
         }
     }
 
@@ -191,7 +189,6 @@ struct Worker {
 impl Worker {
     async fn run(self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = jobs.recv().await {
-            let thorough = matches!(job, Job::Recover(_));
             match job {
                 Job::Recover(numbers) => self.recover(numbers).await,
                 Job::Push(push, log) => {
@@ -203,7 +200,10 @@ impl Worker {
                 }
                 Job::Retire => {}
             }
-            self.tidy(thorough).await;
+            // Whoever waits is not to wait for this too; the last of them is followed by it.
+            if jobs.is_empty() {
+                self.tidy().await;
+            }
         }
     }
 
@@ -217,8 +217,8 @@ impl Worker {
     }
 
     /// Collects what nothing needs any more, and comes back when a site is still to leave.
-    async fn tidy(&self, thorough: bool) {
-        match collect::collect(&self.shared, &self.repository, thorough).await {
+    async fn tidy(&self) {
+        match collect::collect(&self.shared, &self.repository).await {
             Ok(false) => {}
             Ok(true) => {
                 let (jobs, wait) = (self.jobs.clone(), self.shared.limits.leave);

@@ -98,7 +98,7 @@ async fn five_releases_are_kept_and_the_rest_collected() {
         user.change(&format!("content {number}"), "change").await;
         user.push_ok().await;
     }
-    // Collection follows the push's end; the next job of the queue comes after it.
+    // Collection follows a push's end when no other waits; the next job of the queue comes after it.
     user.commit("nothing").await;
     user.push_ok().await;
     let fabric = Typed(&*world.fabric);
