@@ -150,8 +150,9 @@ pub enum Step<T> {
     Delete,
 }
 
-/// Attempts at a change before it is given up; each lost attempt is another writer's success.
-const ATTEMPTS: u32 = 100;
+/// Attempts at a change before it is given up. Each lost attempt is another writer's success, so
+/// this bounds a document that is written without end and not a number of writers.
+const ATTEMPTS: u32 = 1_000;
 
 /// Documents by type: JSON on the way in and out.
 pub struct Typed<'a>(pub &'a dyn Fabric);
