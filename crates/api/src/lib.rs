@@ -6,6 +6,7 @@
 
 mod client;
 mod contract;
+mod logs;
 mod problem;
 mod push;
 mod status;
@@ -14,6 +15,10 @@ mod why;
 
 pub use client::{Client, ClientConfig, ClientError, EventStream};
 pub use contract::{AgentInfo, CityInfo, ControlInfo, DevInfo, DevSite, SCHEMA, Token};
+pub use logs::{
+    LogAccess, LogAccessError, LogCursor, LogEvent, LogFilter, LogGap, LogLevel, LogPush,
+    LogRecord, LogSource, MAX_LOG_LIMIT, StatusRange,
+};
 pub use problem::{PROBLEM_JSON, Problem, ProblemKind};
 pub use push::{PushEvent, RollbackRequest, SiteProgress};
 pub use status::{

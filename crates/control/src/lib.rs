@@ -13,6 +13,7 @@ mod drivers;
 mod fixture;
 pub mod git;
 pub mod hook;
+pub mod logs;
 pub mod pipeline;
 mod server;
 mod steering;
