@@ -50,6 +50,8 @@ pub(crate) enum Verb {
     Demo(Demo),
     /// Check selvedge.toml and what it asks for, without contacting anything.
     Check(Check),
+    /// Print the JSON schema of selvedge.toml, which editors check and complete it by.
+    Schema(crate::verbs::schema::Schema),
     /// Push HEAD of this repository and wait until it is live everywhere.
     Deploy(Deploy),
     /// Show what is live, where, and what is wrong.

@@ -8,27 +8,13 @@ use std::collections::BTreeMap;
 use toml::de::DeTable;
 
 use super::diagnostic::{Diagnostic, Problems, quote};
+use super::keys::{self, MAX_COMMAND_BYTES, MAX_VARIABLES};
 use super::section::{Section, Text};
 use super::{App, placement, routes, services};
 use crate::id::AppName;
 
 /// The most bytes that `selvedge.toml` may have.
 pub const MAX_FILE_BYTES: usize = 64 * 1024;
-/// The most bytes that a command may have.
-const MAX_COMMAND_BYTES: usize = 8 * 1024;
-/// The most variables that one `environment` may have.
-const MAX_VARIABLES: usize = 128;
-
-const TOP_KEYS: &[&str] = &["app", "placement", "route", "service"];
-const APP_KEYS: &[&str] = &["build", "environment", "name", "test"];
-
-/// Every table of the author form with its keys, for documentation and its test.
-pub const KEYS: [(&str, &[&str]); 4] = [
-    ("[app]", APP_KEYS),
-    ("[[service]]", services::KEYS),
-    ("[[route]]", routes::KEYS),
-    ("[placement]", placement::KEYS),
-];
 
 /// Reads the author form. `file_name` is what diagnostics call the file.
 ///
@@ -67,21 +53,21 @@ fn read(document: &Section<'_>, problems: &mut Problems<'_>) -> Option<App> {
         let mend = "begin the file with:\n[app]\nname = \"my-app\"";
         problems.report(0, "there is no [app] table", mend);
     }
-    let service_tables = document.tables("service", services::MAX_SERVICES, problems);
+    let service_tables = document.tables("service", keys::MAX_SERVICES, problems);
     if document.place_of("service").is_none() {
         let mend =
             "add one, such as:\n[[service]]\nname = \"web\"\nkind = \"static\"\nroot = \"public\"";
         problems.report(0, "the app has no service", mend);
     }
     let services = services::read(&service_tables, problems);
-    let route_tables = document.tables("route", routes::MAX_ROUTES, problems);
+    let route_tables = document.tables("route", keys::MAX_ROUTES, problems);
     let routes = routes::read(&route_tables, &services, problems);
     let placement = document
         .table("placement", "[placement]", problems)
         .map(|section| placement::read(&section, problems))
         .unwrap_or_default();
     let app = app?;
-    app.refuse_unknown(APP_KEYS, &[], problems);
+    app.refuse_unknown(&keys::APP.names(), &[], problems);
     Some(App {
         build: command(&app, "build", problems),
         test: command(&app, "test", problems),
@@ -107,7 +93,9 @@ fn refuse_unknown_tables(document: &Section<'_>, problems: &mut Problems<'_>) {
             problems.report(at, message, mend);
         }
     }
-    document.refuse_unknown(TOP_KEYS, &misplaced, problems);
+    let mut tables = keys::TABLES.map(|table| table.name);
+    tables.sort_unstable();
+    document.refuse_unknown(&tables, &misplaced, problems);
 }
 
 fn app_name(app: &Section<'_>, problems: &mut Problems<'_>) -> Option<AppName> {

@@ -6,8 +6,10 @@
 mod author;
 mod diagnostic;
 mod discover;
+mod keys;
 mod placement;
 mod routes;
+mod schema;
 mod section;
 mod services;
 
@@ -15,9 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use author::{KEYS, MAX_FILE_BYTES, parse};
+pub use author::{MAX_FILE_BYTES, parse};
 pub use diagnostic::Diagnostic;
 pub use discover::{FILE_NAME, discover};
+pub use keys::{KINDS, Key, Range, TABLES, Table, Takes, Without};
+pub use schema::schema;
 
 use crate::id::{AppName, Host, ServiceName, SiteId};
 

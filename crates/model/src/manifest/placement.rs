@@ -6,18 +6,13 @@ use std::collections::BTreeSet;
 use super::Placement;
 use super::author::label;
 use super::diagnostic::{Problems, closest, one_of, quote};
+use super::keys::{self, MAX_ENTRIES};
 use super::section::{Section, Text};
 use crate::id::SiteId;
 use crate::topology::{Jurisdiction, Region};
 
-/// The most entries that one of the lists may have.
-const MAX_ENTRIES: usize = 256;
-
-pub(super) const KEYS: &[&str] =
-    &["exclude", "include", "jurisdictions", "max_sites", "min_sites", "regions"];
-
 pub(super) fn read(section: &Section<'_>, problems: &mut Problems<'_>) -> Placement {
-    section.refuse_unknown(KEYS, &[], problems);
+    section.refuse_unknown(&keys::PLACEMENT.names(), &[], problems);
     let min = at_least_one(section, "min_sites", problems);
     let max = at_least_one(section, "max_sites", problems);
     let include = sites(section, "include", problems);
@@ -41,7 +36,7 @@ pub(super) fn read(section: &Section<'_>, problems: &mut Problems<'_>) -> Placem
         }
     }
     Placement {
-        min_sites: min.map_or(1, |(min, _)| min),
+        min_sites: min.map_or(keys::DEFAULT_MIN_SITES, |(min, _)| min),
         max_sites: max.map(|(max, _)| max),
         include: include.into_iter().map(|(site, _)| site).collect(),
         exclude: exclude.into_iter().map(|(site, _)| site).collect(),

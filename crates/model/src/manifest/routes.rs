@@ -3,20 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::diagnostic::{Problems, closest, one_of, quote};
+use super::keys::{self, MAX_HEADERS, MAX_HOSTS, MAX_PATH_BYTES};
 use super::section::{Section, Text};
 use super::services::Draft;
 use super::{PathPattern, Route, ServiceKind};
 use crate::id::{Host, ServiceName};
 
-/// The most routes that an app may have.
-pub(super) const MAX_ROUTES: usize = 256;
-/// Each needs a claim, a certificate at every site and DNS answers.
-const MAX_HOSTS: usize = 64;
-const MAX_PATH_BYTES: usize = 1024;
-const MAX_HEADERS: usize = 32;
 const MAX_HEADER_BYTES: usize = 4096;
-
-pub(super) const KEYS: &[&str] = &["host", "hosts", "path", "response_headers", "service"];
 
 /// Header fields that belong to one connection or to the framing of one message, which a proxy
 /// writes itself (RFC 9110 section 7.6.1, RFC 9112 section 6).
@@ -44,7 +37,7 @@ pub(super) fn read(
     let mut routed = BTreeSet::new();
     let mut routes = Vec::new();
     for section in sections {
-        section.refuse_unknown(KEYS, &[], problems);
+        section.refuse_unknown(&keys::ROUTE.names(), &[], problems);
         let service = service(section, services, problems);
         routed.extend(service.map(|service| service.text));
         let hosts = hosts(section, problems);

@@ -2,42 +2,15 @@
 
 use super::author::{command, environment, label};
 use super::diagnostic::{Problems, closest, one_of, quote};
+use super::keys::{
+    self, DEFAULT_MEMORY_MIB, DEFAULT_START_TIMEOUT_S, DEFAULT_STOP_TIMEOUT_S, MAX_PATH_BYTES,
+    Range,
+};
 use super::section::{Section, Text};
 use super::{Service, ServiceKind};
 use crate::id::ServiceName;
 
-/// The most services that an app may have.
-pub(super) const MAX_SERVICES: usize = 32;
-
-pub(super) const KEYS: &[&str] = &[
-    "build",
-    "command",
-    "environment",
-    "health",
-    "kind",
-    "memory",
-    "name",
-    "root",
-    "start_timeout",
-    "stop_timeout",
-];
-const PROCESS_KEYS: [&str; 5] = ["command", "health", "memory", "start_timeout", "stop_timeout"];
-const STATIC_KEYS: [&str; 1] = ["root"];
 const COMING_KINDS: [&str; 3] = ["container", "function", "upstream"];
-
-/// In seconds.
-const DEFAULT_START_TIMEOUT_S: u32 = 30;
-/// In seconds.
-const DEFAULT_STOP_TIMEOUT_S: u32 = 10;
-/// A push has five minutes until it is live, so waiting longer for one service is of no use.
-const MAX_TIMEOUT_S: u32 = 300;
-const DEFAULT_MEMORY_MIB: u32 = 256;
-/// Less than this starts no interpreter.
-const MIN_MEMORY_MIB: u32 = 16;
-const MAX_MEMORY_MIB: u32 = 64 * 1024;
-const MAX_HEALTH_BYTES: usize = 1024;
-/// Linux's PATH_MAX is 4096, and an artifact is unpacked below another directory.
-const MAX_ROOT_BYTES: usize = 1024;
 
 /// A service as far as it could be read; its name alone already makes routes to it valid.
 pub(super) struct Draft<'a> {
@@ -79,7 +52,7 @@ fn read_one(
         let mend = "state the placement of the whole app in [placement]: sites can't forward to each other yet, so every service must run wherever the app does";
         problems.report(at, message, mend);
     }
-    section.refuse_unknown(KEYS, &["placement"], problems);
+    section.refuse_unknown(&keys::SERVICE.names(), &["placement"], problems);
     let name = name.and_then(|name| label(name, "a service's name", ServiceName::new, problems));
     let build = command(section, "build", problems);
     let environment = environment(section, problems);
@@ -99,11 +72,11 @@ fn kind(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<ServiceKin
     };
     match kind.text {
         "static" => {
-            refuse_keys(section, &PROCESS_KEYS, "static", "process", problems);
+            refuse_keys_of_others(section, "static", problems);
             root(section, problems).map(|root| ServiceKind::Static { root })
         }
         "process" => {
-            refuse_keys(section, &STATIC_KEYS, "process", "static", problems);
+            refuse_keys_of_others(section, "process", problems);
             process(section, problems)
         }
         coming if COMING_KINDS.contains(&coming) => {
@@ -124,19 +97,18 @@ fn kind(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<ServiceKin
     }
 }
 
-/// Reports the keys that belong to a service of another kind.
-fn refuse_keys(
-    section: &Section<'_>,
-    keys: &[&str],
-    kind: &str,
-    other: &str,
-    problems: &mut Problems<'_>,
-) {
-    for key in keys {
-        if let Some(at) = section.place_of(key) {
-            let message =
-                format!("{} is of kind {kind}, and `{key}` belongs to {other}", section.title);
-            problems.report(at, message, format!("remove `{key}`, or set kind = \"{other}\""));
+/// Reports the keys that services of `kind` don't have and others do.
+fn refuse_keys_of_others(section: &Section<'_>, kind: &str, problems: &mut Problems<'_>) {
+    for key in keys::SERVICE.keys {
+        let Some(at) = section.place_of(key.name) else { continue };
+        if !key.kinds.is_empty() && !key.kinds.contains(&kind) {
+            let others = one_of(key.kinds);
+            let message = format!(
+                "{} is of kind {kind}, and `{}` belongs to {others}",
+                section.title, key.name
+            );
+            let others = one_of(key.kinds.iter().map(|kind| format!("\"{kind}\"")));
+            problems.report(at, message, format!("remove `{}`, or set kind = {others}", key.name));
         }
     }
 }
@@ -151,7 +123,7 @@ fn root(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<String> {
     let mut parts = root.text.split('/').filter(|part| !part.is_empty() && *part != ".");
     let wrong = if root.text.is_empty() {
         Some(("is empty", "write root = \".\" for the app's own directory"))
-    } else if root.text.len() > MAX_ROOT_BYTES {
+    } else if root.text.len() > MAX_PATH_BYTES {
         Some(("is too long", "choose a path of at most 1024 bytes"))
     } else if root.text.starts_with('/') {
         Some(("is absolute", "write it relative to the directory of selvedge.toml"))
@@ -207,7 +179,7 @@ fn health_problem(health: &str) -> Option<(&'static str, &'static str)> {
             "has a character that no request path has",
             "use plain ASCII without spaces, and percent-encode the rest",
         ))
-    } else if health.len() > MAX_HEALTH_BYTES {
+    } else if health.len() > MAX_PATH_BYTES {
         Some(("is too long", "choose a path of at most 1024 bytes"))
     } else {
         None
@@ -223,9 +195,9 @@ fn seconds(section: &Section<'_>, key: &str, problems: &mut Problems<'_>) -> Opt
             let message = format!("{} is no duration that `{key}` takes", quote(text.text));
             problems.report(text.at, message, format!("write {key} = \"30s\" or \"2m\""));
         }
-        Some(seconds) if !(1..=MAX_TIMEOUT_S).contains(&seconds) => {
+        Some(seconds) if !keys::TIMEOUT.contains(seconds) => {
             let message = format!("`{key}` is {seconds} seconds");
-            problems.report(text.at, message, "choose between 1s and 5m");
+            problems.report(text.at, message, between(keys::TIMEOUT, keys::duration));
         }
         Some(_) => {}
     }
@@ -244,13 +216,17 @@ fn memory(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<u32> {
             let mend = format!("write a whole number with {units}: memory = \"256MiB\"");
             problems.report(text.at, message, mend);
         }
-        Some(memory) if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&memory) => {
+        Some(memory) if !keys::MEMORY.contains(memory) => {
             let message = format!("`memory` is {memory} MiB");
-            problems.report(text.at, message, "choose between 16MiB and 64GiB");
+            problems.report(text.at, message, between(keys::MEMORY, keys::size));
         }
         Some(_) => {}
     }
     memory
+}
+
+fn between(range: Range, show: impl Fn(u32) -> String) -> String {
+    format!("choose between {} and {}", show(range.least), show(range.most))
 }
 
 /// A whole number followed by one of `units`, as a multiple of the unit that counts 1.

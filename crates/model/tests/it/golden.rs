@@ -10,7 +10,7 @@ use selvedge_model::manifest;
 
 const SEPARATOR: &str = "----------\n";
 
-fn golden(kind: &str) -> Vec<(PathBuf, String)> {
+pub(crate) fn golden(kind: &str) -> Vec<(PathBuf, String)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(kind);
     let mut files: Vec<_> = fs::read_dir(directory)
         .unwrap()
@@ -21,7 +21,7 @@ fn golden(kind: &str) -> Vec<(PathBuf, String)> {
     files
 }
 
-fn split(text: &str) -> (&str, &str) {
+pub(crate) fn split(text: &str) -> (&str, &str) {
     text.split_once(SEPARATOR).unwrap_or((text, ""))
 }
 
@@ -79,24 +79,6 @@ fn the_examples_are_accepted() {
         names.push(file);
     }
     assert_eq!(names.len(), 4, "{names:?}");
-}
-
-#[test]
-fn the_guide_covers_every_key_and_its_examples_are_accepted() {
-    let guide = include_str!("../../../../docs/guide/selvedge-toml.md");
-    for (table, keys) in manifest::KEYS {
-        let section = guide.split("\n## ").find(|part| part.starts_with(&format!("`{table}`")));
-        let section = section.unwrap_or_else(|| panic!("the guide has no section {table}"));
-        for key in keys {
-            assert!(section.contains(&format!("| `{key}` |")), "{table} has no row for {key}");
-        }
-    }
-    let examples: Vec<_> = guide.split("```toml\n").skip(1).collect();
-    assert_eq!(examples.len(), 2);
-    for example in examples {
-        let (accepted, output) = output(example.split("```").next().unwrap_or_default());
-        assert!(accepted, "{output}");
-    }
 }
 
 #[test]

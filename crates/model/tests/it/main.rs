@@ -5,3 +5,5 @@
 mod arbitrary;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod reference;

@@ -6,6 +6,7 @@ mod demo;
 mod deploy;
 mod releases;
 mod rollback;
+pub(crate) mod schema;
 mod sites;
 mod status;
 mod why;
@@ -34,6 +35,7 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
         }
         Verb::Demo(demo) => demo::run(demo, terminal).await,
         Verb::Check(check) => check::run(&check, terminal),
+        Verb::Schema(schema) => schema::run(&schema, terminal),
         Verb::Deploy(deploy) => deploy::run(deploy, &connection, terminal).await,
         Verb::Status(choice) => status::run(choice, &connection, terminal).await,
         Verb::Releases(choice) => releases::run(choice, &connection, terminal).await,
