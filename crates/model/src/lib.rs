@@ -25,7 +25,7 @@ pub use documents::{
 pub use id::{
     AppName, Digest, EnvironmentName, Host, ReleaseId, RepositoryName, ServiceName, SiteId,
 };
-pub use manifest::{App, Placement, Route, Service, ServiceKind};
+pub use manifest::{App, Placement, Route, Service, ServiceKind, closest};
 pub use topology::{Site, Topology};
 pub use version::{Epoch, Generation};
 pub use zone::Zone;

@@ -4,20 +4,23 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::ArgValueCompleter;
 use selvedge_model::{AppName, Host, SiteId};
+
+use crate::verbs::{completions, man};
 
 /// One edge out of machines at any provider.
 #[derive(Debug, Parser)]
 #[command(
     name = "selvedge",
     version,
-    about,
+    subcommand_value_name = "VERB",
     disable_help_subcommand = true,
     arg_required_else_help = true
 )]
 pub(crate) struct Cli {
-    /// Print one JSON value instead of text for people.
+    /// Print one JSON value instead of text for people; errors too, on standard error.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(flatten)]
@@ -32,7 +35,7 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "Finding control")]
 pub(crate) struct Connection {
     /// URL of the control API.
-    #[arg(long, global = true, env = "SELVEDGE_CONTROL", value_name = "URL")]
+    #[arg(long, global = true, env = "SELVEDGE_CONTROL", value_name = "URL", value_hint = ValueHint::Url)]
     pub(crate) control_url: Option<String>,
     /// A file that holds the operator's token.
     #[arg(long, global = true, value_name = "FILE")]
@@ -45,37 +48,82 @@ pub(crate) struct Connection {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Run a planet in a box: control and eight sites on this machine's loopback.
+    #[command(after_help = "Examples:
+  selvedge dev
+  selvedge dev --sites 3 --restart-after never
+  selvedge dev --data /tmp/second --http 9080 --https 9443 --dns 9053 --control 9070  # beside another")]
     Dev(Dev),
     /// Start a box, bring the example apps live and show how the world sees them.
+    #[command(after_help = "Examples:
+  selvedge demo
+  selvedge demo --once --json  # for scripts: one report, then it ends")]
     Demo(Demo),
     /// Check selvedge.toml and what it asks for, without contacting anything.
+    #[command(after_help = "Examples:
+  selvedge check
+  selvedge check shop --json")]
     Check(Check),
     /// Print the JSON schema of selvedge.toml, which editors check and complete it by.
     Schema(crate::verbs::schema::Schema),
     /// Push HEAD of this repository and wait until it is live everywhere.
+    #[command(after_help = "Examples:
+  selvedge deploy
+  selvedge deploy --repository shop")]
     Deploy(Deploy),
     /// Show what is live, where, and what is wrong.
+    #[command(after_help = "Examples:
+  selvedge status
+  selvedge status shop --json")]
     Status(AppChoice),
     /// List an app's releases, with the time of each stage of their pushes.
+    #[command(after_help = "Examples:
+  selvedge releases
+  selvedge releases shop")]
     Releases(AppChoice),
     /// Make an earlier release live again, as a commit; nothing is rebuilt.
+    #[command(after_help = "Examples:
+  selvedge rollback  # to the release before
+  selvedge rollback 3f9c1a --app shop")]
     Rollback(Rollback),
     /// Explain where an app runs: which sites, why these, the runner-up, what binds.
+    #[command(after_help = "Examples:
+  selvedge why
+  selvedge why shop")]
     Why(AppChoice),
     /// List the sites.
+    #[command(after_help = "Examples:
+  selvedge sites
+  selvedge sites --json")]
     Sites,
     /// Fetch a URL as a client in a city would: resolved and routed from there.
+    #[command(after_help = "Examples:
+  selvedge curl https://shop.edge.test/ --from Tokyo
+  selvedge curl https://shop.edge.test/api/cart --include")]
     Curl(Curl),
     /// Run a control process.
+    #[command(after_help = "Examples:
+  selvedge control --data /var/lib/selvedge --topology sites.json")]
     Control(Control),
     /// Run the agent of one site.
+    #[command(after_help = "Examples:
+  selvedge agent --site fra --data /var/lib/selvedge-fra --fabric /var/lib/selvedge/fabric.sock")]
     Agent(Agent),
+    /// Print a script that lets a shell complete verbs, options, apps, sites and cities.
+    #[command(after_help = "Examples:
+  selvedge completions bash > ~/.local/share/bash-completion/completions/selvedge
+  selvedge completions zsh > ~/.zfunc/_selvedge  # with ~/.zfunc in fpath
+  selvedge completions fish > ~/.config/fish/completions/selvedge.fish")]
+    Completions(completions::Completions),
+    /// Write the manual's pages, one for each verb.
+    #[command(after_help = "Examples:
+  selvedge man ~/.local/share/man/man1  # then: man selvedge-deploy")]
+    Man(man::Man),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
     /// Where the box keeps everything [default: a directory of its own under ~/.local/share].
-    #[arg(long, env = "SELVEDGE_DATA", value_name = "DIR")]
+    #[arg(long, env = "SELVEDGE_DATA", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) data: Option<PathBuf>,
     /// How many sites.
     #[arg(long, default_value_t = selvedge_model::geo::DEFAULT_SITES, value_name = "N")]
@@ -131,7 +179,7 @@ pub(crate) struct Demo {
     #[arg(long)]
     pub(crate) once: bool,
     /// The directory with the example apps.
-    #[arg(long, default_value = "examples", value_name = "DIR")]
+    #[arg(long, default_value = "examples", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) examples: PathBuf,
 }
 
@@ -152,6 +200,7 @@ pub(crate) struct Deploy {
 #[derive(Debug, Args)]
 pub(crate) struct AppChoice {
     /// The app [default: the one whose selvedge.toml is in this directory].
+    #[arg(add = ArgValueCompleter::new(completions::apps))]
     pub(crate) app: Option<AppName>,
 }
 
@@ -160,7 +209,7 @@ pub(crate) struct Rollback {
     /// The release, or the first digits of it [default: the one that was live before].
     pub(crate) release: Option<String>,
     /// The app [default: the one whose selvedge.toml is in this directory].
-    #[arg(long)]
+    #[arg(long, add = ArgValueCompleter::new(completions::apps))]
     pub(crate) app: Option<AppName>,
 }
 
@@ -169,7 +218,7 @@ pub(crate) struct Curl {
     /// The URL, such as https://shop.edge.test/.
     pub(crate) url: String,
     /// The city to be in.
-    #[arg(long, value_name = "CITY")]
+    #[arg(long, value_name = "CITY", add = ArgValueCompleter::new(completions::cities))]
     pub(crate) from: Option<String>,
     /// Show the response's headers too.
     #[arg(short, long)]
@@ -179,7 +228,7 @@ pub(crate) struct Curl {
 #[derive(Debug, Args)]
 pub(crate) struct Control {
     /// Where control keeps everything.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) data: PathBuf,
     /// Where the API and git are served; loopback only.
     #[arg(long, default_value = "127.0.0.1:7070")]
@@ -203,13 +252,13 @@ pub(crate) struct Control {
 #[derive(Debug, Args)]
 pub(crate) struct Agent {
     /// The site that this agent is of.
-    #[arg(long)]
+    #[arg(long, add = ArgValueCompleter::new(completions::sites))]
     pub(crate) site: SiteId,
     /// Where the agent keeps its ledger and its access log.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) data: PathBuf,
     /// Where the machine's agents share unpacked artifacts [default: DATA/artifacts].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) artifacts: Option<PathBuf>,
     /// The fabric's socket: `fabric.sock` in control's data directory.
     #[arg(long, value_name = "SOCKET")]
@@ -227,7 +276,7 @@ pub(crate) struct Agent {
     #[arg(long)]
     pub(crate) admin: Option<SocketAddr>,
     /// Directories that no workload may see.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) hide: Vec<PathBuf>,
     /// Say more in error pages: for a developer's own machine.
     #[arg(long)]

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use base64::Engine as _;
-use selvedge_api::{Client, ClientConfig, ClientError, DevInfo, Token};
+use selvedge_api::{Client, ClientConfig, ClientError, DevInfo, ProblemKind, Token};
 pub(crate) use selvedge_model::manifest::FILE_NAME as MANIFEST;
 use selvedge_model::{App, AppName, RepositoryName};
 
 use crate::cli::Connection;
 use crate::contract;
-use crate::failure::{Code, Failure, Outcome};
+use crate::failure::{Code, Failure, OrFail as _, Outcome};
 
 /// The git remote that says where an app is deployed.
 const REMOTE: &str = "selvedge";
@@ -28,6 +28,15 @@ pub(crate) struct Control {
     pub(crate) ca: Option<PathBuf>,
     /// The box, when that is what was found.
     pub(crate) dev: Option<DevInfo>,
+}
+
+/// The directory that the user stands in.
+pub(crate) fn here() -> Outcome<PathBuf> {
+    std::env::current_dir().or_fail(
+        Code::Usage,
+        "the current directory can't be told",
+        "it may have been removed: change to one that exists",
+    )
 }
 
 /// Where a box keeps everything unless told otherwise.
@@ -90,13 +99,11 @@ pub(crate) fn find_control(connection: &Connection) -> Outcome<Control> {
 
 fn token(connection: &Connection, dev: Option<&DevInfo>, url: &str) -> Outcome<Token> {
     if let Some(path) = &connection.token_file {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::new(
-                Code::Usage,
-                format!("can't read the token from {}: {error}", path.display()),
-                "give --token-file a file that you may read",
-            )
-        })?;
+        let text = std::fs::read_to_string(path).or_fail(
+            Code::Usage,
+            format!("can't read the token from {}", path.display()),
+            "give --token-file a file of text that you may read",
+        )?;
         return Ok(Token(text.trim().to_owned()));
     }
     // Read here and not by the command line's parser, so that no help text can ever show it.
@@ -115,11 +122,19 @@ fn token(connection: &Connection, dev: Option<&DevInfo>, url: &str) -> Outcome<T
 /// What a failed call means for the verb.
 pub(crate) fn client_failure(error: ClientError) -> Failure {
     let code = match &error {
+        ClientError::Problem(problem) if problem.is(ProblemKind::Unauthorized) => Code::Control,
+        ClientError::Problem(problem)
+            if problem.is(ProblemKind::NotFound) || problem.is(ProblemKind::BadRequest) =>
+        {
+            Code::Usage
+        }
+        ClientError::Problem(_) => Code::Failed,
         ClientError::Unreachable { .. }
+        | ClientError::Broken { .. }
+        | ClientError::Silent { .. }
+        | ClientError::Protocol { .. }
         | ClientError::Config { .. }
         | ClientError::Authority { .. } => Code::Control,
-        ClientError::Problem(problem) if problem.status == 401 => Code::Control,
-        _ => Code::Failed,
     };
     let hint = error.hint();
     Failure { error: error.into(), hint, code }
@@ -155,12 +170,30 @@ pub(crate) fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
 /// The top of the git repository that `directory` is in.
 pub(crate) fn repository_top(directory: &Path) -> Outcome<PathBuf> {
     git(directory, &["rev-parse", "--show-toplevel"]).map(PathBuf::from).ok_or_else(|| {
+        if no_git() {
+            return git_missing();
+        }
         Failure::new(
             Code::Usage,
-            "this directory is in no git repository",
+            format!("{} is in no git repository", directory.display()),
             "run `git init` and commit, or change to the app's repository",
         )
     })
+}
+
+/// Whether this machine has no git that can be run.
+fn no_git() -> bool {
+    let version = Command::new("git").arg("--version").stdout(Stdio::null()).status();
+    version.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// What to say where git is needed and is not there.
+pub(crate) fn git_missing() -> Failure {
+    Failure::new(
+        Code::Usage,
+        "git is not installed, or not in PATH",
+        "install it (Debian: apt-get install git); a deploy is a git push",
+    )
 }
 
 /// The repository's name at control: what was asked for, else the git remote's, else the app's at
@@ -186,16 +219,18 @@ pub(crate) fn repository_name(
 /// Reads and checks the app of `directory`.
 pub(crate) fn read_app(directory: &Path) -> Outcome<App> {
     let path = directory.join(MANIFEST);
-    let text = std::fs::read_to_string(&path).map_err(|error| {
+    let text = std::fs::read_to_string(&path).or_fail(
+        Code::Usage,
+        format!("can't read {}", path.display()),
+        "change to the app's directory, or name the app",
+    )?;
+    selvedge_model::manifest::parse(&crate::verbs::show(&path), &text).map_err(|problems| {
+        let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Failure::new(
             Code::Usage,
-            format!("can't read {}: {error}", path.display()),
-            "change to the app's directory, or name the app",
+            all.join("\n"),
+            "mend the file and look at it with `selvedge check`, or name the app",
         )
-    })?;
-    selvedge_model::manifest::parse(&path.to_string_lossy(), &text).map_err(|problems| {
-        let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Failure { error: anyhow::anyhow!("{}", all.join("\n")), hint: None, code: Code::Usage }
     })
 }
 
@@ -204,7 +239,7 @@ pub(crate) fn choose_app(named: Option<AppName>) -> Outcome<AppName> {
     if let Some(app) = named {
         return Ok(app);
     }
-    let here = std::env::current_dir()?;
+    let here = here()?;
     let top = repository_top(&here).unwrap_or_else(|_| here.clone());
     let directory = here
         .ancestors()
@@ -213,8 +248,8 @@ pub(crate) fn choose_app(named: Option<AppName>) -> Outcome<AppName> {
         .ok_or_else(|| {
             Failure::new(
                 Code::Usage,
-                "which app? There is no selvedge.toml here",
-                "change to the app's directory, or name the app as the last argument",
+                format!("which app? {} has no selvedge.toml", here.display()),
+                "change to the app's directory, or name the app; `selvedge status` lists all",
             )
         })?;
     Ok(read_app(directory)?.name)

@@ -6,37 +6,70 @@ mod context;
 mod contract;
 mod dev;
 mod failure;
+mod help;
 mod logging;
+mod manual;
 mod progress;
 mod resolve;
 mod serve;
 mod signals;
 mod terminal;
+mod usage;
 mod verbs;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::FromArgMatches as _;
+use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Verb};
-use crate::failure::{Failure, Outcome};
-use crate::terminal::{Look, Terminal};
+use crate::failure::{Code, Failure, OrFail as _, Outcome};
+use crate::terminal::Terminal;
 
 fn main() -> ExitCode {
     // Hidden verbs come first: a shim must not have a thread, and a hook has arguments of git's.
-    match std::env::args().nth(1).as_deref() {
+    match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
         Some(selvedge_runtime::SHIM_VERB) => selvedge_runtime::shim_main(),
         Some(selvedge_control::hook::HOOK_VERB) => {
             return ExitCode::from(selvedge_control::hook::hook_main());
         }
         _ => {}
     }
-    let cli = Cli::parse();
+    clap_complete::CompleteEnv::with_factory(help::command).complete();
+    let matches = help::command().try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return not_understood(&error),
+    };
     let terminal = Terminal::new(cli.json);
-    match run(cli, terminal) {
+    end(run(cli, terminal), terminal)
+}
+
+/// Help and the version go where they were asked for; everything else is a failure.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // A reader who has seen enough and closed the pipe is no failure.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Code::Usage as u8))
+        }
+        _ => {
+            let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+            let line: Vec<String> = words.collect();
+            let json = line.iter().any(|word| word == "--json");
+            end(Err(usage::failure(error, &line)), Terminal::new(json))
+        }
+    }
+}
+
+fn end(outcome: Outcome, terminal: Terminal) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            report(terminal, &failure);
+            terminal.failure(&failure);
             ExitCode::from(failure.code as u8)
         }
     }
@@ -51,16 +84,26 @@ fn run(cli: Cli, terminal: Terminal) -> Outcome {
     } else {
         tokio::runtime::Builder::new_multi_thread()
     };
-    let runtime = builder.enable_all().build()?;
-    let outcome = runtime.block_on(verbs::run(cli, terminal));
+    let runtime = builder.enable_all().build().or_fail(
+        Code::Failed,
+        "this machine gives no threads or files",
+        "raise the limits (`ulimit -n`, `ulimit -u`), or end other programs",
+    )?;
+    let interrupted = signals::words_after_interrupt(&cli.verb);
+    let outcome = runtime.block_on(async {
+        let mut work = std::pin::pin!(verbs::run(cli, terminal));
+        match interrupted {
+            // It ends in its own order.
+            None => work.await,
+            Some(goes_on) => tokio::select! {
+                outcome = &mut work => outcome,
+                () = signals::interrupted() => {
+                    Err(Failure::new(Code::Interrupted, "interrupted", goes_on))
+                }
+            },
+        }
+    });
     // Threads that block on files must not hold up the end.
     runtime.shutdown_background();
     outcome
-}
-
-fn report(terminal: Terminal, failure: &Failure) {
-    terminal.note(format!("{} {:#}", terminal.paint(Look::Bad, "error:"), failure.error));
-    if let Some(hint) = &failure.hint {
-        terminal.note(format!("{}  {hint}", terminal.paint(Look::Strong, "hint:")));
-    }
 }

@@ -1,7 +1,7 @@
 //! The verbs `control` and `agent`: one process each, run alone or by the supervisor.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use selvedge_api::{AgentInfo, ControlInfo, SCHEMA, Token};
@@ -20,18 +20,18 @@ pub(crate) async fn control(options: cli::Control, terminal: Terminal) -> Outcom
     contract::private_directory(&options.data)?;
     let topology = read_topology(&options.topology)?;
     let config = selvedge_control::Config {
-        data: std::path::absolute(&options.data)?,
+        data: absolute(&options.data)?,
         listen: options.listen,
         zone: options.zone.clone(),
         topology,
         in_a_box: options.in_a_box,
-        executable: std::env::current_exe()?,
+        executable: executable()?,
         unsafe_builds: options.unsafe_builds,
     };
     let control = selvedge_control::Control::start(config).await.or_fail(
         Code::Failed,
         "control can't start",
-        "see the cause above; the data directory is left as it was",
+        "mend that and start it again; what it kept is as it was",
     )?;
     let url = control.url();
     let info = ControlInfo {
@@ -60,6 +60,24 @@ pub(crate) async fn control(options: cli::Control, terminal: Terminal) -> Outcom
     )
 }
 
+/// A directory by its whole path, as children stand elsewhere.
+fn absolute(directory: &Path) -> Outcome<PathBuf> {
+    std::path::absolute(directory).or_fail(
+        Code::Usage,
+        format!("{:?} can't be a directory", directory.display().to_string()),
+        "give the path of a directory",
+    )
+}
+
+/// This program's own file.
+pub(crate) fn executable() -> Outcome<PathBuf> {
+    std::env::current_exe().or_fail(
+        Code::Failed,
+        "can't find this program's own file",
+        "start it by its full path",
+    )
+}
+
 fn read_topology(path: &Path) -> Outcome<selvedge_model::Topology> {
     let hint = "write the sites as JSON; `selvedge dev` writes such a file as topology.json in its data directory";
     let text = std::fs::read(path).or_fail(
@@ -81,9 +99,9 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
     }
     crate::logging::start("agent", Some(options.site.as_str()))?;
     contract::private_directory(&options.data)?;
-    let data = std::path::absolute(&options.data)?;
+    let data = absolute(&options.data)?;
     let artifacts = options.artifacts.clone().unwrap_or_else(|| data.join("artifacts"));
-    let artifacts = std::path::absolute(artifacts)?;
+    let artifacts = absolute(&artifacts)?;
     let config = selvedge_agent::Config {
         site: options.site.clone(),
         data,
@@ -93,7 +111,7 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
         https: options.https,
         dns: options.dns,
         admin: options.admin.unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)),
-        executable: std::env::current_exe()?,
+        executable: executable()?,
         hidden: options.hide.clone(),
         allow_unsafe: options.unsafe_builds,
         explain: options.explain,
@@ -101,7 +119,7 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
     let agent = selvedge_agent::Agent::start(config).await.or_fail(
         Code::Failed,
         format!("the agent of {} can't start", options.site),
-        "see the cause above; another port can be set with --http, --https and --dns",
+        "mend that and start it again; other ports are set with --http, --https and --dns",
     )?;
     let info = AgentInfo {
         schema: SCHEMA,

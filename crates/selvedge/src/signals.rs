@@ -6,7 +6,28 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::{Code, Failure, Outcome};
+use crate::cli::Verb;
+use crate::failure::{Code, Failure, OrFail as _, Outcome};
+
+/// Waits for the first SIGINT.
+pub(crate) async fn interrupted() {
+    match signal(SignalKind::interrupt()) {
+        Ok(mut interrupt) => drop(interrupt.recv().await),
+        // The system's own way of ending it stays.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// What goes on when Ctrl-C ends a verb; `None` for those that end in their own order.
+pub(crate) fn words_after_interrupt(verb: &Verb) -> Option<&'static str> {
+    match verb {
+        Verb::Dev(_) | Verb::Demo(_) | Verb::Control(_) | Verb::Agent(_) => None,
+        Verb::Deploy(_) | Verb::Rollback(_) => {
+            Some("a push that control has taken in goes on; `selvedge status` tells how it ends")
+        }
+        _ => Some("nothing was changed"),
+    }
+}
 
 /// Cancels `token` at the first SIGINT or SIGTERM. The second ends the
 /// process with SIGKILL.
@@ -33,7 +54,11 @@ pub(crate) fn cancel_on_signal(token: CancellationToken) -> JoinHandle<()> {
 /// Makes this process end when its parent does, however the parent ends. Must run on the main
 /// thread; the parent must have started us from its own main thread, as the kernel watches that.
 pub(crate) fn die_with_parent(parent: u32) -> Outcome {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).or_fail(
+        Code::Failed,
+        "can't ask to end with the supervisor",
+        "start it without --with-parent",
+    )?;
     // The parent may have ended before the line above.
     if u32::try_from(nix::unistd::getppid().as_raw()) == Ok(parent) {
         Ok(())

@@ -4,13 +4,23 @@ use std::io::{IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
+use crate::failure::{Code, Failure, OrFail as _, Outcome};
+
+/// The least columns that a table's last column keeps, however narrow the terminal.
+const MIN_LAST: usize = 8;
+
 /// Writes to standard output and error. Failing to write (a closed pipe) ends nothing: the work
 /// that was asked for goes on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terminal {
     /// Print JSON for programs and nothing for people.
     pub(crate) json: bool,
+    /// Whether standard output takes colour.
     colour: bool,
+    /// Whether standard error does.
+    error_colour: bool,
+    /// Columns of standard output, where it is a terminal.
+    width: Option<usize>,
 }
 
 /// How a word is to look on a terminal.
@@ -31,10 +41,17 @@ pub(crate) enum Look {
 }
 
 impl Terminal {
-    /// Colour only when standard output is a terminal and `NO_COLOR` is unset or empty.
+    /// Looks at where the output goes and at the environment.
     pub(crate) fn new(json: bool) -> Self {
-        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { json, colour: std::io::stdout().is_terminal() && !no_colour }
+        let (out, error) = (std::io::stdout().is_terminal(), std::io::stderr().is_terminal());
+        let variable = |name: &str| std::env::var(name).ok();
+        let columns = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+        Self {
+            json,
+            colour: takes_colour(out, variable),
+            error_colour: takes_colour(error, variable),
+            width: out.then(columns).flatten(),
+        }
     }
 
     /// A line for people; nothing when JSON was asked for.
@@ -45,9 +62,13 @@ impl Terminal {
     }
 
     /// One JSON value on one line; nothing unless asked for.
-    pub(crate) fn object(&self, value: &impl Serialize) -> anyhow::Result<()> {
+    pub(crate) fn object(&self, value: &impl Serialize) -> Outcome {
         if self.json {
-            let text = serde_json::to_string(value)?;
+            let text = serde_json::to_string(value).or_fail(
+                Code::Failed,
+                "the result can't be written as JSON",
+                "ask without --json",
+            )?;
             let _ = writeln!(std::io::stdout().lock(), "{text}");
         }
         Ok(())
@@ -58,21 +79,35 @@ impl Terminal {
         let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
     }
 
-    /// `text` in the colour of `look`, if there is colour.
-    pub(crate) fn paint(&self, look: Look, text: impl AsRef<str>) -> String {
-        let text = text.as_ref();
-        let code = match look {
-            Look::Plain => return text.to_owned(),
-            Look::Strong => "1",
-            Look::Faint => "2",
-            Look::Good => "32",
-            Look::Warn => "33",
-            Look::Bad => "31",
-        };
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    /// Something that the user should know although it stops nothing, on standard error.
+    pub(crate) fn warn(&self, text: impl AsRef<str>) {
+        if !self.json {
+            let label = paint(self.error_colour, Look::Warn, "note:");
+            self.note(format!("{label} {}", text.as_ref()));
+        }
     }
 
-    /// Prints rows under headings, each column as wide as its widest cell.
+    /// A failure on standard error: two lines for people, one JSON value for programs.
+    pub(crate) fn failure(&self, failure: &Failure) {
+        if self.json {
+            // Serializing texts and numbers can't fail.
+            self.note(serde_json::to_string(&failure.report()).unwrap_or_default());
+            return;
+        }
+        let label = paint(self.error_colour, Look::Bad, "error:");
+        self.note(format!("{label} {}", failure.what()));
+        if let Some(hint) = &failure.hint {
+            self.note(format!("{}  {hint}", paint(self.error_colour, Look::Strong, "hint:")));
+        }
+    }
+
+    /// `text` in the colour of `look`, if standard output takes colour.
+    pub(crate) fn paint(&self, look: Look, text: impl AsRef<str>) -> String {
+        paint(self.colour, look, text.as_ref())
+    }
+
+    /// Prints rows under headings, each column as wide as its widest cell. On a terminal the last
+    /// column is cut where the line would wrap.
     pub(crate) fn table(&self, headings: &[&str], rows: &[Vec<Cell>]) {
         let mut widths: Vec<usize> = headings.iter().map(|text| text.chars().count()).collect();
         for row in rows {
@@ -84,21 +119,56 @@ impl Terminal {
             headings.iter().map(|text| Cell { text: (*text).into(), look: Look::Faint }).collect();
         for row in std::iter::once(&head).chain(rows) {
             let last = row.len().saturating_sub(1);
+            let before: usize = widths.iter().take(last).map(|width| width + 2).sum();
+            let room = self.width.map(|width| width.saturating_sub(before + 2).max(MIN_LAST));
             let line: Vec<String> = row
                 .iter()
                 .zip(&widths)
                 .enumerate()
                 .map(|(index, (cell, width))| {
-                    let fill = if index == last {
-                        0
-                    } else {
-                        width.saturating_sub(cell.text.chars().count())
-                    };
+                    if index == last {
+                        return self.paint(cell.look, cut(&cell.text, room));
+                    }
+                    let fill = width.saturating_sub(cell.text.chars().count());
                     format!("{}{}", self.paint(cell.look, &cell.text), " ".repeat(fill))
                 })
                 .collect();
             self.line(format!("  {}", line.join("  ")).trim_end());
         }
+    }
+}
+
+/// Whether colour goes to an output, by `NO_COLOR` (no-color.org), then `CLICOLOR_FORCE` and
+/// `CLICOLOR` (bixense.com/clicolors), then whether it is a terminal that knows colour.
+fn takes_colour(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> bool {
+    let set = |name: &str| variable(name).is_some_and(|value| !value.is_empty() && value != "0");
+    if variable("NO_COLOR").is_some_and(|value| !value.is_empty()) {
+        return false;
+    }
+    let refused = variable("CLICOLOR").is_some_and(|value| value == "0")
+        || variable("TERM").is_some_and(|value| value == "dumb");
+    set("CLICOLOR_FORCE") || (is_terminal && !refused)
+}
+
+fn paint(colour: bool, look: Look, text: &str) -> String {
+    let code = match look {
+        Look::Plain => return text.to_owned(),
+        Look::Strong => "1",
+        Look::Faint => "2",
+        Look::Good => "32",
+        Look::Warn => "33",
+        Look::Bad => "31",
+    };
+    if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// The first `room` characters of a text, the last of them `…` where something is missing.
+fn cut(text: &str, room: Option<usize>) -> String {
+    match room {
+        Some(room) if text.chars().count() > room => {
+            text.chars().take(room.saturating_sub(1)).chain(['…']).collect()
+        }
+        _ => text.to_owned(),
     }
 }
 
@@ -110,9 +180,14 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// A cell that looks like `look`.
+    /// A cell that looks like `look`. Much of what cells hold was written by others (a commit's
+    /// subject, a reason), so nothing in it can steer the terminal.
     pub(crate) fn new(text: impl Into<String>, look: Look) -> Self {
-        Self { text: text.into(), look }
+        let mut text = text.into();
+        if text.contains(char::is_control) {
+            text = text.replace(char::is_control, " ");
+        }
+        Self { text, look }
     }
 }
 
@@ -151,5 +226,29 @@ mod tests {
     fn durations() {
         assert_eq!([640, 3_250, 245_000].map(duration), ["640 ms", "3.2 s", "4 min 05 s"]);
         assert_eq!(ago(0, 300_000), "5 min ago");
+    }
+
+    #[test]
+    fn colour_follows_the_environment() {
+        let with = |is_terminal: bool, variables: &[(&str, &str)]| {
+            takes_colour(is_terminal, |name| {
+                let found = variables.iter().find(|(its, _)| *its == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert!(with(true, &[]) && with(true, &[("NO_COLOR", "")]));
+        assert!(!with(false, &[]) && !with(false, &[("CLICOLOR", "1")]));
+        assert!(!with(true, &[("NO_COLOR", "1"), ("CLICOLOR_FORCE", "1")]));
+        assert!(!with(true, &[("TERM", "dumb")]) && !with(true, &[("CLICOLOR", "0")]));
+        assert!(
+            with(false, &[("CLICOLOR_FORCE", "1")]) && !with(false, &[("CLICOLOR_FORCE", "0")])
+        );
+    }
+
+    #[test]
+    fn cells_can_not_steer_the_terminal() {
+        assert_eq!(Cell::from("a\x1b[31mb\nc").text, "a [31mb c");
+        assert_eq!(cut("a subject", Some(5)), "a su…");
+        assert_eq!(cut("a subject", Some(9)), "a subject");
     }
 }

@@ -18,25 +18,21 @@ pub enum RollbackError {
     #[error("there is no app {0}")]
     NoApp(AppName),
     /// There is nothing to go back to.
-    #[error("{app} has no earlier release to go back to")]
+    #[error("{app} has no earlier release")]
     NoEarlier {
         /// The app.
         app: AppName,
     },
     /// The release that was named is not kept, or several are meant.
-    #[error("{wanted:?} names {matches} of the kept releases of {app}; there are: {}", kept.join(", "))]
+    #[error("{problem}")]
     NotOne {
-        /// The app.
-        app: AppName,
-        /// What was asked for.
-        wanted: String,
-        /// How many it could mean.
-        matches: &'static str,
+        /// What is wrong with what was asked for.
+        problem: String,
         /// Every kept release, newest first.
         kept: Vec<String>,
     },
     /// The release is live.
-    #[error("release {release} of {app} is live already")]
+    #[error("{release} of {app} is live already")]
     Live {
         /// The app.
         app: AppName,
@@ -103,23 +99,23 @@ fn choose<'a>(
         }
     }
     let wanted_digits = wanted.to_ascii_lowercase();
-    let matching: Vec<_> = kept
-        .iter()
-        .filter(|it| {
-            wanted.len() >= MIN_DIGITS && it.release.0.to_string().starts_with(&wanted_digits)
-        })
-        .collect();
+    let matching: Vec<_> =
+        kept.iter().filter(|it| it.release.0.to_string().starts_with(&wanted_digits)).collect();
+    let not_one = |problem: String| RollbackError::NotOne {
+        problem,
+        kept: kept.iter().map(|it| it.release.0.short()).collect(),
+    };
+    let shown: String = wanted.chars().take(80).collect();
+    if wanted.len() < MIN_DIGITS {
+        return Err(not_one(format!("{shown:?} is too short, give {MIN_DIGITS} digits or more")));
+    }
     match matching.as_slice() {
         [one] if one.release == live.release => {
             Err(RollbackError::Live { app: app.clone(), release: live.release.0.short() })
         }
         [one] => Ok(one),
-        several => Err(RollbackError::NotOne {
-            app: app.clone(),
-            wanted: wanted.chars().take(80).collect(),
-            matches: if several.is_empty() { "none" } else { "several" },
-            kept: kept.iter().map(|it| it.release.0.short()).collect(),
-        }),
+        [] => Err(not_one(format!("no kept release of {app} begins with {shown:?}"))),
+        _ => Err(not_one(format!("several releases of {app} begin with {shown:?}"))),
     }
 }
 
@@ -162,8 +158,10 @@ mod tests {
     fn what_is_not_there_is_told_with_what_is() {
         let record = record(&[b"b", b"a"]);
         for wanted in ["ffffff", "", "x"] {
-            let error = choose(&record, Some(wanted)).unwrap_err().to_string();
-            assert!(error.contains(&Digest::of(b"a").short()), "{error}");
+            let Err(RollbackError::NotOne { kept, .. }) = choose(&record, Some(wanted)) else {
+                panic!("{wanted:?} names a release");
+            };
+            assert!(kept.contains(&Digest::of(b"a").short()), "{kept:?}");
         }
         let alone = self::record(&[b"a"]);
         assert!(matches!(choose(&alone, None), Err(RollbackError::NoEarlier { .. })));

@@ -11,7 +11,7 @@ use selvedge_api::{
 };
 use selvedge_fabric::Typed;
 use selvedge_model::documents::AppRecord;
-use selvedge_model::{AppName, Push, RepositoryName, keys};
+use selvedge_model::{AppName, Push, RepositoryName, closest, keys};
 use selvedge_telemetry::Chain;
 
 use super::{Api, ApiError, events};
@@ -122,6 +122,7 @@ pub(crate) async fn rollback(
     })?;
     match api.0.pipeline.rollback(&name, request.release.as_deref()).await {
         Ok((_, ticket)) => Ok(events::response(ticket.progress.into_stream())),
+        Err(RollbackError::NoApp(app)) => Err(no_app(app.as_str(), api.world().await?.apps.keys())),
         Err(error) => Err(rollback_problem(&error)),
     }
 }
@@ -140,7 +141,19 @@ fn rollback_problem(error: &RollbackError) -> ApiError {
             (ProblemKind::Internal, "the rollback could not be started")
         }
     };
-    ApiError::new(kind, title).detail(Chain(error).to_string())
+    let problem = ApiError::new(kind, title).detail(Chain(error).to_string());
+    match error {
+        RollbackError::NotOne { kept, .. } => {
+            problem.hint(format!("these are kept, newest first: {}", kept.join(", ")))
+        }
+        RollbackError::NoEarlier { .. } | RollbackError::Live { .. } => {
+            problem.hint("`selvedge releases` lists what there is")
+        }
+        RollbackError::Submit(_) => problem.hint("try again in a moment"),
+        RollbackError::NoApp(_) | RollbackError::Fabric(_) | RollbackError::Git(_) => {
+            problem.hint("control's log says more; try again")
+        }
+    }
 }
 
 pub(crate) async fn git(
@@ -156,7 +169,7 @@ fn push_name(repository: &str, number: &str) -> Result<(RepositoryName, u64), Ap
     let name = repository.parse().map_err(|_| no_repository(repository))?;
     let wrong = |_| {
         ApiError::new(ProblemKind::NotFound, "no such push")
-            .detail("pushes are numbered from 1 in their repository")
+            .detail("it is named by its number in the repository, from 1")
     };
     Ok((name, number.parse().map_err(wrong)?))
 }
@@ -172,14 +185,19 @@ fn record<'a>(world: &'a World, app: &str) -> Result<&'a AppRecord, ApiError> {
 }
 
 fn no_app<'a>(app: &str, known: impl IntoIterator<Item = &'a AppName>) -> ApiError {
-    let known: Vec<&str> = known.into_iter().map(AppName::as_str).take(20).collect();
-    let hint = if known.is_empty() {
-        "no app has been pushed yet".to_owned()
-    } else {
-        format!("there are: {}", known.join(", "))
+    const SHOWN: usize = 20;
+    let known: Vec<&str> = known.into_iter().map(AppName::as_str).collect();
+    let hint = match closest(app, known.iter().copied()) {
+        _ if known.is_empty() => "no app has been pushed yet".to_owned(),
+        Some(likely) => format!("did you mean {likely}?"),
+        None => {
+            let more = if known.len() > SHOWN { ", and others" } else { "" };
+            let shown: Vec<&str> = known.iter().copied().take(SHOWN).collect();
+            format!("there are: {}{more}", shown.join(", "))
+        }
     };
     ApiError::new(ProblemKind::NotFound, "no such app")
-        .detail(format!("there is no app {:?}", app.chars().take(63).collect::<String>()))
+        .detail(app.chars().take(63).collect::<String>())
         .hint(hint)
 }
 

@@ -100,10 +100,7 @@ pub(super) fn one_of<T: fmt::Display>(choices: impl IntoIterator<Item = T>) -> S
 }
 
 /// The choice that `text` was most likely meant to be.
-pub(super) fn closest<'c>(
-    text: &str,
-    choices: impl IntoIterator<Item = &'c str>,
-) -> Option<&'c str> {
+pub fn closest<'c>(text: &str, choices: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     const LONGEST: usize = 40;
     let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let text = plain(text);

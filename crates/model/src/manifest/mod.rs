@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use author::{MAX_FILE_BYTES, parse};
-pub use diagnostic::Diagnostic;
+pub use diagnostic::{Diagnostic, closest};
 pub use discover::{FILE_NAME, discover};
 pub use keys::{KINDS, Key, Range, TABLES, Table, Takes, Without};
 pub use schema::schema;

@@ -52,6 +52,9 @@ pub(crate) struct Options {
     pub(crate) unsafe_builds: bool,
 }
 
+/// What to do about a data directory that can't be used.
+const DATA_HINT: &str = "choose a directory of yours with --data DIR, on a disk with room";
+
 /// The name under which control is supervised.
 const CONTROL: &str = "control";
 
@@ -101,7 +104,14 @@ fn prepare_data(options: &Options) -> Outcome<Flock<std::fs::File>> {
     let marker = data.join("box");
     let foreign =
         |entry: &std::fs::DirEntry| entry.file_name() != "lock" && entry.file_name() != "box";
-    let mut entries = std::fs::read_dir(data)?.flatten().filter(foreign);
+    let list = || {
+        std::fs::read_dir(data).or_fail(
+            Code::Usage,
+            format!("can't read the directory {}", data.display()),
+            DATA_HINT,
+        )
+    };
+    let mut entries = list()?.flatten().filter(foreign);
     if !marker.exists() && entries.next().is_some() {
         return Err(Failure::new(
             Code::Usage,
@@ -110,9 +120,9 @@ fn prepare_data(options: &Options) -> Outcome<Flock<std::fs::File>> {
         ));
     }
     if options.reset {
-        for entry in std::fs::read_dir(data)?.flatten().filter(foreign) {
+        for entry in list()?.flatten().filter(foreign) {
             let path = entry.path();
-            let removed = if entry.file_type()?.is_dir() {
+            let removed = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 std::fs::remove_dir_all(&path)
             } else {
                 std::fs::remove_file(&path)
@@ -124,7 +134,11 @@ fn prepare_data(options: &Options) -> Outcome<Flock<std::fs::File>> {
             )?;
         }
     }
-    std::fs::write(&marker, "This directory belongs to `selvedge dev`.\n")?;
+    std::fs::write(&marker, "This directory belongs to `selvedge dev`.\n").or_fail(
+        Code::Failed,
+        format!("can't write {}", marker.display()),
+        DATA_HINT,
+    )?;
     Ok(lock)
 }
 
@@ -135,10 +149,15 @@ fn lock(data: &Path) -> Outcome<Flock<std::fs::File>> {
         .truncate(false)
         .write(true)
         .read(true)
-        .open(&path)?;
+        .open(&path)
+        .or_fail(Code::Usage, format!("can't write {}", path.display()), DATA_HINT)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => {
-            std::fs::write(&path, std::process::id().to_string())?;
+            std::fs::write(&path, std::process::id().to_string()).or_fail(
+                Code::Failed,
+                format!("can't write {}", path.display()),
+                DATA_HINT,
+            )?;
             Ok(lock)
         }
         Err(_) => {
@@ -224,6 +243,10 @@ fn first_death(children: &Children) -> Option<(String, String)> {
     })
 }
 
+/// What a child said can only be misunderstood when its file was exchanged while the box ran.
+const STRANGE: &str = "a process of the box does not say what was expected";
+const STRANGE_HINT: &str = "this program's file has changed: start the box again";
+
 /// The box as tools see it, when all of it is ready.
 fn info(plan: &BoxPlan, children: &Children) -> Outcome<Option<DevInfo>> {
     let mut control: Option<ControlInfo> = None;
@@ -231,9 +254,11 @@ fn info(plan: &BoxPlan, children: &Children) -> Outcome<Option<DevInfo>> {
     for (name, state) in children {
         let State::Ready { info, .. } = state.borrow().clone() else { return Ok(None) };
         if name == CONTROL {
-            control = Some(serde_json::from_value(info)?);
+            control =
+                Some(serde_json::from_value(info).or_fail(Code::Failed, STRANGE, STRANGE_HINT)?);
         } else {
-            let agent: AgentInfo = serde_json::from_value(info)?;
+            let agent: AgentInfo =
+                serde_json::from_value(info).or_fail(Code::Failed, STRANGE, STRANGE_HINT)?;
             agents.insert(agent.site.clone(), agent);
         }
     }

@@ -38,17 +38,14 @@ impl BoxPlan {
                 "give --sites a number in that range",
             ));
         }
-        let executable = std::env::current_exe().or_fail(
-            Code::Failed,
-            "can't find this program's own file",
-            "start it by its full path",
-        )?;
+        let executable = crate::serve::executable()?;
         let sites = CITIES
             .iter()
             .take(options.sites)
             .enumerate()
             .map(|(index, city)| site(index, city, options))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, _>>()
+            .or_fail(Code::Failed, "the box's sites can't be named", "give fewer --sites")?;
         Ok(Self { options: options.clone(), executable, sites })
     }
 

@@ -103,7 +103,10 @@ fn find_city(name: &str) -> Outcome<&'static City> {
         Failure::new(
             Code::Usage,
             format!("there is no city {name:?}"),
-            format!("choose one of {}", known.join(", ")),
+            match selvedge_model::closest(name, known.iter().copied()) {
+                Some(likely) => format!("did you mean {likely:?}?"),
+                None => format!("choose one of {}", known.join(", ")),
+            },
         )
     })
 }
@@ -182,7 +185,11 @@ fn parse(url: &str, dev: &DevInfo) -> Outcome<Target> {
     let uri: http::Uri =
         if url.contains("://") { url.parse() } else { format!("https://{url}").parse() }
             .map_err(|_| wrong())?;
-    let secure = uri.scheme_str() == Some("https");
+    let secure = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err(wrong()),
+    };
     let host = uri.host().ok_or_else(wrong)?.to_owned();
     let site = dev.sites.first();
     // The box's ports stand in for 80 and 443.

@@ -56,7 +56,7 @@ pub(crate) async fn run(demo: Demo, terminal: Terminal) -> Outcome {
     if let Err(failure) = &outcome
         && report.problems.is_empty()
     {
-        report.problems.push(format!("{:#}", failure.error));
+        report.problems.push(failure.what());
     }
     report.ok = outcome.is_ok() && report.problems.is_empty();
     report.took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -74,7 +74,7 @@ async fn perform(demo: &Demo, report: &mut Report, terminal: Terminal) -> Outcom
         std::pin::pin!(dev::run(options, dev::Audience::Caller(ready), token.clone()));
     let dev = tokio::select! {
         ended = &mut running => return ended.and(Err(stopped())),
-        dev = is_ready => dev?,
+        dev = is_ready => dev.map_err(|_| stopped())?,
     };
     let shown = {
         let mut show = std::pin::pin!(show(&dev, &examples, report, terminal));
@@ -174,10 +174,15 @@ async fn show(
 /// Pushes a copy of an example, on top of what an earlier demo left.
 async fn push_example(control: &Control, example: &Path, terminal: Terminal) -> Outcome<AppReport> {
     let app = context::read_app(example)?;
-    let repository = RepositoryName::new(app.name.as_str())?;
+    let repository = RepositoryName::new(app.name.as_str()).or_fail(
+        Code::Usage,
+        format!("{} can't be a repository's name", app.name),
+        "give the example another name",
+    )?;
     terminal.line("");
     terminal.line(terminal.paint(Look::Strong, format!("git push {repository}")));
-    let copy = tempfile::tempdir()?;
+    let no_room = "see that the temporary directory (TMPDIR) can be written to and has room";
+    let copy = tempfile::tempdir().or_fail(Code::Failed, "can't make a directory", no_room)?;
     let top = copy.path().join(repository.as_str());
     let url = format!("{}/{repository}.git", control.git);
     let say = "the example could not be committed";
@@ -192,7 +197,11 @@ async fn push_example(control: &Control, example: &Path, terminal: Terminal) -> 
     if run_git(control, Some(&top), &["fetch", "--quiet", &url, "main"], say).await.is_ok() {
         run_git(control, Some(&top), &["reset", "--quiet", "--soft", "FETCH_HEAD"], say).await?;
     }
-    copy_directory(example, &top)?;
+    copy_directory(example, &top).or_fail(
+        Code::Failed,
+        format!("can't copy {}", example.display()),
+        no_room,
+    )?;
     run_git(control, Some(&top), &["add", "--all"], say).await?;
     let message = format!("Deploy the example {repository}");
     run_git(
@@ -203,7 +212,7 @@ async fn push_example(control: &Control, example: &Path, terminal: Terminal) -> 
     )
     .await?;
     let commit = context::git(&top, &["rev-parse", "HEAD"]).unwrap_or_default();
-    let ok = deploy::push(control, &top, repository.as_str(), terminal).await?;
+    let ok = deploy::push(control, &top, repository.as_str()).await?;
     let pushes = control.client.pushes(&repository).await.map_err(client_failure)?;
     let push = pushes.into_iter().find(|push| push.new_commit == commit);
     let live = push.as_ref().is_some_and(|push| push.state == PushState::Live);
@@ -265,7 +274,7 @@ async fn served_everywhere(dev: &DevInfo, url: &str) -> Result<(), String> {
             let last = match curl::fetch_at(dev, url, site.address).await {
                 Ok(fetched) if fetched.status < 400 => break,
                 Ok(fetched) => format!("status {}", fetched.status),
-                Err(failure) => format!("{:#}", failure.error),
+                Err(failure) => failure.what(),
             };
             if Instant::now() > deadline {
                 return Err(format!("{} does not serve {url}: {last}", site.id));

@@ -9,23 +9,26 @@ use tokio::process::Command;
 
 use crate::cli::{Connection, Deploy};
 use crate::context::{
-    Control, client_failure, find_control, git, git_credentials, repository_name, repository_top,
+    self, Control, client_failure, find_control, git, git_credentials, repository_name,
+    repository_top,
 };
-use crate::failure::{Code, Failure, Outcome};
-use crate::terminal::{Look, Terminal};
+use crate::failure::{Code, Failure, OrFail as _, Outcome};
+use crate::terminal::Terminal;
 
 /// What the verb prints for programs.
 #[derive(Serialize)]
 struct Report {
     repository: selvedge_model::RepositoryName,
     commit: String,
+    /// Files that differ from the commit and were not deployed.
+    uncommitted: usize,
     ok: bool,
     push: Option<selvedge_model::Push>,
 }
 
 /// Runs the verb.
 pub(crate) async fn run(deploy: Deploy, connection: &Connection, terminal: Terminal) -> Outcome {
-    let here = std::env::current_dir()?;
+    let here = context::here()?;
     let top = repository_top(&here)?;
     let repository = repository_name(deploy.repository, &top)?;
     let commit = git(&top, &["rev-parse", "--verify", "HEAD"]).ok_or_else(|| {
@@ -37,13 +40,15 @@ pub(crate) async fn run(deploy: Deploy, connection: &Connection, terminal: Termi
     })?;
     let changed = git(&top, &["status", "--porcelain"]).unwrap_or_default().lines().count();
     if changed > 0 {
-        let text = format!("{changed} file(s) here are not committed and will not be deployed");
-        terminal.note(format!("{} {text}", terminal.paint(Look::Warn, "note:")));
+        let (files, are) = if changed == 1 { ("file", "is") } else { ("files", "are") };
+        terminal.warn(format!(
+            "{changed} {files} here {are} not committed and will not be deployed; `git status` lists them"
+        ));
     }
     let control = find_control(connection)?;
     // What control is reached with is checked first, so that git's words need no guessing.
     control.client.version().await.map_err(client_failure)?;
-    let ok = push(&control, &top, repository.as_str(), terminal).await?;
+    let ok = push(&control, &top, repository.as_str()).await?;
     let push = match control.client.pushes(&repository).await {
         Ok(pushes) => pushes.into_iter().find(|push| push.new_commit == commit),
         // A repository whose first push never came to be is unknown to control.
@@ -51,7 +56,7 @@ pub(crate) async fn run(deploy: Deploy, connection: &Connection, terminal: Termi
         Err(error) => return Err(client_failure(error)),
     };
     let ended = push.as_ref().map(|push| push.state.clone());
-    terminal.object(&Report { repository, commit, ok, push })?;
+    terminal.object(&Report { repository, commit, uncommitted: changed, ok, push })?;
     if ok {
         return Ok(());
     }
@@ -77,12 +82,7 @@ pub(crate) async fn run(deploy: Deploy, connection: &Connection, terminal: Termi
 
 /// Pushes HEAD of the repository at `top` to main of `repository`, with git's own words on
 /// standard error. Returns whether git was satisfied.
-pub(crate) async fn push(
-    control: &Control,
-    top: &Path,
-    repository: &str,
-    terminal: Terminal,
-) -> Outcome<bool> {
+pub(crate) async fn push(control: &Control, top: &Path, repository: &str) -> Outcome<bool> {
     let url = format!("{}/{repository}.git", control.git);
     let mut command = Command::new("git");
     command
@@ -92,11 +92,10 @@ pub(crate) async fn push(
         .envs(git_credentials(control))
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    let status = command.status().await.map_err(|error| {
-        Failure::new(Code::Failed, format!("git can't be run: {error}"), "install git")
-    })?;
-    if !status.success() {
-        terminal.note(format!("git push ended with {status}"));
-    }
+    let status = command.status().await.or_fail(
+        Code::Failed,
+        "git can't be run",
+        "see that `git --version` works, then deploy again",
+    )?;
     Ok(status.success())
 }

@@ -1,9 +1,11 @@
 //! The verbs, one module each.
 
 mod check;
+pub(crate) mod completions;
 mod curl;
 mod demo;
 mod deploy;
+pub(crate) mod man;
 mod releases;
 mod rollback;
 pub(crate) mod schema;
@@ -16,7 +18,7 @@ use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Dev, Verb};
-use crate::failure::Outcome;
+use crate::failure::{Code, OrFail as _, Outcome};
 use crate::terminal::Terminal;
 use crate::{context, dev, serve};
 
@@ -45,6 +47,8 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
         Verb::Curl(curl) => curl::run(curl, &connection, terminal).await,
         Verb::Control(options) => serve::control(options, terminal).await,
         Verb::Agent(options) => serve::agent(options, terminal).await,
+        Verb::Completions(options) => completions::run(&options, terminal),
+        Verb::Man(options) => man::run(&options, terminal),
     }
 }
 
@@ -55,7 +59,11 @@ fn dev_options(dev: &Dev) -> Outcome<dev::Options> {
         None => context::default_data()?,
     };
     Ok(dev::Options {
-        data: std::path::absolute(data)?,
+        data: std::path::absolute(&data).or_fail(
+            Code::Usage,
+            format!("{:?} can't be a box's directory", data.display().to_string()),
+            "name a directory with --data DIR",
+        )?,
         sites: dev.sites,
         http: dev.http,
         https: dev.https,
@@ -69,7 +77,7 @@ fn dev_options(dev: &Dev) -> Outcome<dev::Options> {
 }
 
 /// A path as people write it: relative to where they stand where that is shorter.
-fn show(path: &Path) -> String {
+pub(crate) fn show(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     let relative = path.strip_prefix(here).unwrap_or(path);
     if relative.as_os_str().is_empty() { ".".into() } else { relative.display().to_string() }

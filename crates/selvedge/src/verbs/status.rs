@@ -13,22 +13,24 @@ use crate::terminal::{Cell, Look, Terminal, ago};
 pub(crate) async fn run(choice: AppChoice, connection: &Connection, terminal: Terminal) -> Outcome {
     let mut status = find_control(connection)?.client.status().await.map_err(client_failure)?;
     if let Some(app) = &choice.app {
-        status.apps.retain(|status| status.summary.app == *app);
-        if status.apps.is_empty() {
-            return Err(unknown(app));
+        let named = |status: &AppStatus| status.summary.app == *app;
+        if !status.apps.iter().any(named) {
+            return Err(unknown(app, &status));
         }
+        status.apps.retain(named);
     }
     terminal.object(&status)?;
     show(&status, terminal);
     Ok(())
 }
 
-fn unknown(app: &AppName) -> Failure {
-    Failure::new(
-        Code::Failed,
-        format!("there is no app {app}"),
-        "`selvedge status` without a name lists all",
-    )
+fn unknown(app: &AppName, status: &Status) -> Failure {
+    let known = status.apps.iter().map(|status| status.summary.app.as_str());
+    let hint = match selvedge_model::closest(app.as_str(), known) {
+        Some(likely) => format!("did you mean {likely}? `selvedge status` lists all"),
+        None => "`selvedge status` without a name lists all".to_owned(),
+    };
+    Failure::new(Code::Usage, format!("there is no app {app}"), hint)
 }
 
 /// Prints a status for people.
