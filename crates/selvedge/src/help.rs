@@ -12,7 +12,7 @@ pub(crate) const GROUPS: [(&str, &[&str]); 5] = [
     ("Bring an app live", &["check", "deploy", "releases", "rollback"]),
     ("See how it is", &["status", "why", "sites", "curl"]),
     ("Run the parts by themselves", &["control", "agent"]),
-    ("Set up this machine", &["completions", "man"]),
+    ("Set up this machine", &["completions", "man", "schema"]),
 ];
 
 /// The whole definition, with the grouped help of the top.

@@ -38,7 +38,8 @@ struct Written<'a> {
 pub(crate) fn run(schema: &Schema, terminal: Terminal) -> Outcome {
     let Some(directory) = &schema.write else {
         // The schema is JSON as it is, so `--json` changes nothing.
-        let _ = std::io::stdout().lock().write_all(text()?.as_bytes());
+        let text = text().or_fail(Code::Failed, "the schema can't be made", "report this")?;
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
         return Ok(());
     };
     let path = write(directory)?;
