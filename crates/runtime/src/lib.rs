@@ -11,8 +11,12 @@
 mod cgroup;
 mod channel;
 mod credentials;
+mod degraded;
+mod disk;
 mod egress;
 mod environment;
+mod guard;
+mod limits;
 mod link;
 mod output;
 mod prepare;
@@ -32,6 +36,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
+pub use disk::Reserve;
+pub use limits::{Excess, Limits};
 pub use supervisor::{Connector, Workload};
 pub use task::{TaskOutcome, TaskSpec};
 pub use workload::{WorkloadSpec, WorkloadState};
@@ -64,6 +70,8 @@ pub struct Config {
     /// The table of tenants' user ids, for runtimes with root. All of a machine's runtimes should
     /// share one, so that no two tenants share a user: [`Config::TENANTS`].
     pub tenants: PathBuf,
+    /// What tasks must leave free on the disk that they write to.
+    pub reserve: Reserve,
 }
 
 impl Config {
@@ -79,6 +87,7 @@ impl Config {
             allow_unsafe: false,
             egress_allow: Vec::new(),
             tenants: Self::TENANTS.into(),
+            reserve: Reserve::default(),
         }
     }
 }
@@ -89,6 +98,9 @@ pub enum RuntimeError {
     /// The machine can't make sandboxes.
     #[error("this machine can't isolate programs: {0}")]
     NoSandbox(String),
+    /// The machine's disk has too little left for a task.
+    #[error("it {0}")]
+    NoRoom(Excess),
     /// Setting up or talking to the shim failed.
     #[error("the sandbox could not be set up: {0}")]
     Setup(String),
@@ -123,6 +135,12 @@ impl Runtime {
     /// operator; empty where nothing, or where there are no sandboxes at all.
     pub fn degraded(&self) -> Vec<String> {
         self.machine.degraded()
+    }
+
+    /// Which version of control groups limits what (`memory v1, cpu v2, pids v2`); `None` where
+    /// they limit nothing.
+    pub fn control_groups(&self) -> Option<String> {
+        self.machine.control_groups()
     }
 
     /// Runs a task to its end, or kills it when the future is dropped. Lines of its output go to

@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cgroup::Group;
+use crate::cgroup::{Counters, Group};
 use crate::protocol::{Event, Exit, Hello, Launch, Request, VERSION};
 use crate::{RuntimeError, SHIM_VERB};
 use crate::{channel, sys};
@@ -31,8 +31,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How a sandboxed program came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It ended.
-    Exited(Exit),
+    /// It ended, its file system in memory full or not.
+    Exited { exit: Exit, full: bool },
     /// It could not be started.
     Failed(String),
     /// The shim was killed, and the program with it.
@@ -111,9 +111,9 @@ impl Shim {
         self.egress.take()
     }
 
-    /// Whether something was killed for want of memory.
-    pub(crate) fn ran_out_of_memory(&self) -> bool {
-        self.group.as_ref().is_some_and(Group::ran_out_of_memory)
+    /// What the kernel counts of it.
+    pub(crate) fn counters(&self) -> Counters {
+        self.group.as_ref().map(Group::counters).cloned().unwrap_or_default()
     }
 
     /// The shim's own process.
@@ -235,7 +235,7 @@ impl Link {
                     self.answer(id, Err(io::Error::from_raw_os_error(errno)));
                 }
                 (Event::Failed { reason }, _) => break End::Failed(reason),
-                (Event::Ended(exit), _) => break End::Exited(exit),
+                (Event::Ended { exit, full }, _) => break End::Exited { exit, full },
             }
         };
         end.send_replace(Some(ended));

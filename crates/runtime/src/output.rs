@@ -5,6 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
@@ -22,12 +24,20 @@ pub(crate) struct Lines {
     end: usize,
     line: Vec<u8>,
     cut: bool,
+    /// Bytes read so far.
+    read: Arc<AtomicU64>,
 }
 
 impl Lines {
     pub(crate) fn new(pipe: pipe::Receiver) -> Self {
         let buffer = vec![0; 16 * 1024].into_boxed_slice();
-        Self { pipe, buffer, start: 0, end: 0, line: Vec::new(), cut: false }
+        let read = Arc::default();
+        Self { pipe, buffer, start: 0, end: 0, line: Vec::new(), cut: false, read }
+    }
+
+    /// Counts the bytes that the program has printed so far.
+    pub(crate) fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.read)
     }
 
     /// The next line; `None` once every process that could write has ended. Cancel-safe.
@@ -37,7 +47,7 @@ impl Lines {
             let newline = unread.iter().position(|byte| *byte == b'\n');
             let taken = newline.unwrap_or(unread.len());
             let room = MAX_LINE_BYTES.saturating_sub(self.line.len());
-            self.line.extend(unread.iter().take(taken.min(room)));
+            self.line.extend_from_slice(unread.get(..taken.min(room)).unwrap_or_default());
             self.cut |= taken > room;
             if newline.is_some() {
                 self.start += taken + 1;
@@ -48,7 +58,10 @@ impl Lines {
             match self.pipe.read(&mut self.buffer).await {
                 Ok(0) | Err(_) if self.line.is_empty() => return None,
                 Ok(0) | Err(_) => return Some(self.finish()),
-                Ok(length) => self.end = length,
+                Ok(length) => {
+                    self.end = length;
+                    self.read.fetch_add(length as u64, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -66,6 +79,10 @@ impl Lines {
 /// Leaves out what would move a terminal's cursor, colour it or worse: control characters and
 /// escape sequences (ECMA-48).
 fn clean(line: &str) -> String {
+    // Most lines have none; 0x7f and what lies above ASCII may be or begin one.
+    if line.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) {
+        return line.to_owned();
+    }
     let mut clean = String::with_capacity(line.len());
     let mut characters = line.chars().peekable();
     while let Some(character) = characters.next() {

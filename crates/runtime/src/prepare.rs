@@ -9,29 +9,38 @@ use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cgroup::{Group, Hierarchy};
+use crate::cgroup::{self, Controller, Group, Hierarchies};
+use crate::disk::{Free, Usage, Watch};
 use crate::egress::{self, Egress, Policy, Upstreams};
 use crate::environment::{self, PassedOn, Places};
+use crate::guard::Guard;
+use crate::limits::{Limits, mib};
 use crate::link::Shim;
 use crate::output::Lines;
-use crate::protocol::{AppAccess, Isolation, Launch, Limits, WORKLOAD_PORT};
+use crate::protocol::{self, AppAccess, Isolation, Launch, WORKLOAD_PORT};
 use crate::tenant::{self, Tenants};
-use crate::{Config, RuntimeError, credentials, probe};
+use crate::{Config, RuntimeError, credentials, degraded, probe, task};
 
 /// Open files of one process.
 const MAX_FILES: u64 = 16_384;
-/// Processes and threads of one tenant.
-const MAX_PROCESSES: u64 = 8192;
-/// The same where each of them has the whole memory limit. A build with npm or pip has some 60
-/// threads, a Node.js workload a dozen, of which a tenant may have several.
-const MAX_PROCESSES_WITHOUT_GROUP: u64 = 256;
+/// Processes and threads of one tenant, where a group limits those of each sandbox.
+const MAX_PROCESSES: u64 = 16_384;
+/// The same where no group does, or each of them has the whole memory limit. A build with npm or
+/// pip has some 60 threads, a Node.js workload a dozen, of which a tenant may have several.
+pub(crate) const MAX_PROCESSES_WITHOUT_GROUP: u64 = 256;
+/// The shares of processor time where more is wanted than there is: a task has a fifth of what
+/// a workload has, and that half of what the group has in which sites serve requests.
+const TASK_WEIGHT: u32 = 10;
+const WORKLOAD_WEIGHT: u32 = 50;
+/// How far tasks yield where there is no group for that.
+const TASK_NICE: i32 = 10;
 
 /// What this machine can do, found once.
 #[derive(Debug)]
 pub(crate) struct Machine {
     config: Config,
     ability: Ability,
-    hierarchy: Option<Hierarchy>,
+    hierarchies: Option<Hierarchies>,
     tenants: Tenants,
     passed_on: PassedOn,
     /// The proxies that the machine itself goes through, for programs that share its network.
@@ -59,13 +68,14 @@ pub(crate) struct Program<'a> {
     pub(crate) cache: Option<&'a Path>,
     pub(crate) command: &'a str,
     pub(crate) environment: &'a BTreeMap<String, String>,
-    pub(crate) memory_mib: u32,
+    pub(crate) limits: Limits,
     pub(crate) network: bool,
 }
 
 /// A program in its sandbox. Dropping it ends the program.
 pub(crate) struct Running {
     pub(crate) shim: Shim,
+    pub(crate) guard: Guard,
     _egress: Option<AbortOnDropHandle<io::Result<()>>>,
 }
 
@@ -81,7 +91,11 @@ impl Machine {
         let mount_point = mount_point.canonicalize().map_err(|error| {
             RuntimeError::Setup(format!("can't find {}: {error}", mount_point.display()))
         })?;
-        let (ability, hierarchy) = probe::find(&config.executable, &mount_point, Hierarchy::find());
+        let (ability, hierarchies) =
+            probe::find(&config.executable, &mount_point, Hierarchies::find());
+        if let Some(hierarchies) = &hierarchies {
+            tracing::debug!(versions = hierarchies.versions(), "control groups");
+        }
         let egress = Egress {
             policy: Policy { allow: config.egress_allow.clone() },
             upstreams: Upstreams::from(&environment),
@@ -95,7 +109,7 @@ impl Machine {
         let proxies = environment.iter().filter(|(name, _)| is_proxy(name));
         Ok(Self {
             ability,
-            hierarchy,
+            hierarchies,
             tenants: Tenants::new(config.tenants.clone()),
             proxies: proxies.map(|(name, value)| (name.clone(), value.clone())).collect(),
             passed_on,
@@ -113,14 +127,20 @@ impl Machine {
     }
 
     pub(crate) fn degraded(&self) -> Vec<String> {
-        if self.hierarchy.is_some() || self.no_sandbox().is_some() {
+        if self.no_sandbox().is_some() {
             return Vec::new();
         }
-        vec![format!(
-            "no control group can be made to limit memory, so each process of a build or workload \
-             may use its whole limit, up to {MAX_PROCESSES_WITHOUT_GROUP} processes and threads \
-             for each app: run Selvedge as root, or as a systemd service with Delegate=yes"
-        )]
+        degraded::words(&self.missing(), crate::shim::filters_calls())
+    }
+
+    /// The controllers that can't be had.
+    fn missing(&self) -> Vec<Controller> {
+        self.hierarchies.as_ref().map_or(Controller::ALL.to_vec(), Hierarchies::missing)
+    }
+
+    /// Which version of control groups has each controller, in words.
+    pub(crate) fn control_groups(&self) -> Option<String> {
+        self.hierarchies.as_ref().map(Hierarchies::versions)
     }
 
     /// Starts a task: its checkout and cache are given to the tenant's user first.
@@ -153,8 +173,50 @@ impl Machine {
                 ))
             })?;
         }
-        let launch = self.launch(&program, isolation, AppAccess::Write, app, cache, 0);
-        self.run(launch, program.memory_mib).await
+        let disk = self.watch(&program.limits, &app, cache.as_deref()).await?;
+        let mut launch = self.launch(&program, isolation, AppAccess::Write, app, cache, 0);
+        launch.limits.file_bytes = Some(program.limits.disk_bytes());
+        launch.limits.temporary_mib = task::temporary_mib(&program.limits);
+        if !self.has(Controller::Cpu) {
+            launch.limits.nice = TASK_NICE;
+        }
+        let (shim, lines) = self.run(launch, &program.limits, TASK_WEIGHT).await?;
+        let guard = Guard::new(program.limits, shim.counters(), lines.counter(), Some(disk));
+        Ok((self.running(shim, guard), lines))
+    }
+
+    /// Looks at what a task finds on disk. A cache that fills most of what the task may have is
+    /// emptied: it holds nothing that can't be had again.
+    async fn watch(
+        &self,
+        limits: &Limits,
+        app: &Path,
+        cache: Option<&Path>,
+    ) -> Result<Watch, RuntimeError> {
+        let (limits, reserve) = (*limits, self.config.reserve);
+        let app = app.to_owned();
+        let cache = cache.map(Path::to_owned);
+        let begun = blocking(move || {
+            if let Some(excess) = Free::of(&app)?.short_of(&reserve) {
+                return Ok(Err(excess));
+            }
+            if let Some(cache) = &cache {
+                let half = Usage { bytes: limits.disk_bytes() / 2, files: limits.files() / 2 };
+                let used = Usage::of(std::slice::from_ref(cache), &half);
+                if used.bytes >= half.bytes || used.files >= half.files {
+                    tracing::info!(cache = %cache.display(), "emptied: it has grown too large");
+                    empty(cache)?;
+                }
+            }
+            Watch::new(std::iter::once(app).chain(cache).collect(), limits, reserve).map(Ok)
+        })
+        .await
+        .map_err(|error| RuntimeError::Setup(format!("can't look at the disk: {error}")))?;
+        begun.map_err(RuntimeError::NoRoom)
+    }
+
+    fn has(&self, controller: Controller) -> bool {
+        self.hierarchies.as_ref().is_some_and(|found| found.has(controller))
     }
 
     /// Starts a workload, which finds its port in `$PORT`.
@@ -171,10 +233,11 @@ impl Machine {
         } else {
             WORKLOAD_PORT
         };
-        let access = AppAccess::Overlay((program.memory_mib / 4).max(16));
-        let mut launch = self.launch(&program, isolation, access, app, None, port);
+        let mut launch = self.launch(&program, isolation, AppAccess::Overlay, app, None, port);
         launch.environment.insert("PORT".into(), port.to_string());
-        self.run(launch, program.memory_mib).await
+        let (shim, lines) = self.run(launch, &program.limits, WORKLOAD_WEIGHT).await?;
+        let guard = Guard::new(program.limits, shim.counters(), lines.counter(), None);
+        Ok((self.running(shim, guard), lines))
     }
 
     async fn isolation(&self, tenant: &str) -> Result<Isolation, RuntimeError> {
@@ -213,7 +276,8 @@ impl Machine {
                 environment.entry(name.clone()).or_insert_with(|| value.clone());
             }
         }
-        let bytes = u64::from(program.memory_mib) * 1024 * 1024;
+        let limits = &program.limits;
+        let processes = u64::from(limits.processes);
         Launch {
             isolation,
             command: program.command.to_owned(),
@@ -225,14 +289,18 @@ impl Machine {
             files: self.passed_on.files(),
             mount_point: self.mount_point.clone(),
             cgroups: Vec::new(),
-            limits: Limits {
-                data_bytes: self.hierarchy.is_none().then_some(bytes),
-                processes: match self.hierarchy {
-                    Some(_) => MAX_PROCESSES,
-                    None => MAX_PROCESSES_WITHOUT_GROUP,
+            limits: protocol::Limits {
+                data_bytes: (!self.has(Controller::Memory)).then_some(mib(limits.memory_mib)),
+                processes: match (self.has(Controller::Processes), self.has(Controller::Memory)) {
+                    (true, true) => MAX_PROCESSES,
+                    (_, false) => processes.min(MAX_PROCESSES_WITHOUT_GROUP),
+                    (false, true) => processes,
                 },
                 files: MAX_FILES,
-                temporary_mib: (program.memory_mib / 2).max(64),
+                file_bytes: None,
+                nice: 0,
+                temporary_mib: limits.disk_mib,
+                temporary_files: limits.files(),
             },
             egress,
             port,
@@ -240,21 +308,32 @@ impl Machine {
     }
 
     async fn run(
-        self: &Arc<Self>,
+        &self,
         mut launch: Launch,
-        memory_mib: u32,
-    ) -> Result<(Running, Lines), RuntimeError> {
-        let group = self.hierarchy.as_ref().map(|hierarchy| hierarchy.make(memory_mib));
+        limits: &Limits,
+        cpu_weight: u32,
+    ) -> Result<(Shim, Lines), RuntimeError> {
+        let limits = cgroup::Limits {
+            memory_mib: limits.memory_mib,
+            processes: limits.processes,
+            cpu_millis: limits.cpu_millis,
+            cpu_weight,
+        };
+        let group = self.hierarchies.as_ref().map(|hierarchies| hierarchies.make(&limits));
         let group = group.transpose().map_err(|error| {
-            RuntimeError::Setup(format!("no control group for the memory limit: {error}"))
+            RuntimeError::Setup(format!("no control group for the limits: {error}"))
         })?;
         launch.cgroups = group.as_ref().map(Group::joins).unwrap_or_default();
-        let (mut shim, output) = Shim::start(&self.config.executable, &launch, group).await?;
+        let (shim, output) = Shim::start(&self.config.executable, &launch, group).await?;
+        Ok((shim, Lines::new(output)))
+    }
+
+    fn running(&self, mut shim: Shim, guard: Guard) -> Running {
         let egress = shim.take_egress().map(|listener| {
             let serving = egress::serve(listener, Arc::clone(&self.egress));
             AbortOnDropHandle::new(tokio::spawn(serving))
         });
-        Ok((Running { shim, _egress: egress }, Lines::new(output)))
+        Running { shim, guard, _egress: egress }
     }
 
     /// The hidden directories that exist, by their real names. The runtime's own state and its
@@ -276,6 +355,19 @@ impl Running {
     pub(crate) async fn close(self) {
         self.shim.close().await;
     }
+}
+
+/// Removes what is in a directory, which its user may be filling with links meanwhile.
+fn empty(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, RuntimeError> {

@@ -10,33 +10,34 @@ use std::time::Duration;
 use nix::sys::socket::sockopt;
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
-use crate::cgroup::{Group, Hierarchy};
+use crate::cgroup::{self, Group, Hierarchies};
 use crate::prepare::Ability;
 use crate::protocol::{AppAccess, Event, Exit, Isolation, Launch, Limits};
 use crate::{SHIM_VERB, channel, link, tenant};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-const MEMORY_MIB: u32 = 64;
+const LIMITS: cgroup::Limits =
+    cgroup::Limits { memory_mib: 64, processes: 64, cpu_millis: Some(1000), cpu_weight: 100 };
 
-/// The best that works: users before a user namespace, memory groups before per-process limits.
+/// The best that works: users before a user namespace, control groups before per-process limits.
 pub(crate) fn find(
     executable: &Path,
     mount_point: &Path,
-    hierarchy: Option<Hierarchy>,
-) -> (Ability, Option<Hierarchy>) {
+    hierarchies: Option<Hierarchies>,
+) -> (Ability, Option<Hierarchies>) {
     let mut reasons = Vec::new();
     let users = (Isolation::User(tenant::PROBE), Ability::Users);
     let namespace = (Isolation::UserNamespace, Ability::UserNamespace);
     let with_users = nix::unistd::geteuid().is_root().then_some(users);
     for (isolation, ability) in with_users.into_iter().chain([namespace]) {
-        for hierarchy in hierarchy.clone().map(Some).into_iter().chain([None]) {
-            match try_sandbox(executable, mount_point, hierarchy.as_ref(), isolation) {
-                Ok(()) => return (ability, hierarchy),
+        for hierarchies in hierarchies.clone().map(Some).into_iter().chain([None]) {
+            match try_sandbox(executable, mount_point, hierarchies.as_ref(), isolation) {
+                Ok(()) => return (ability, hierarchies),
                 Err(reason) => reasons.push(reason),
             }
         }
     }
-    // The last is that of a user namespace without a memory group, the least that is asked for.
+    // The last is that of a user namespace without control groups, the least that is asked for.
     let reason = reasons.pop().unwrap_or_default();
     let mend = "run Selvedge as root, or allow user namespaces (sysctl \
                 user.max_user_namespaces, kernel.unprivileged_userns_clone, \
@@ -48,10 +49,10 @@ pub(crate) fn find(
 fn try_sandbox(
     executable: &Path,
     mount_point: &Path,
-    hierarchy: Option<&Hierarchy>,
+    hierarchies: Option<&Hierarchies>,
     isolation: Isolation,
 ) -> Result<(), String> {
-    let group = hierarchy.map(|hierarchy| hierarchy.make(MEMORY_MIB)).transpose();
+    let group = hierarchies.map(|hierarchies| hierarchies.make(&LIMITS)).transpose();
     let group = group.map_err(|error| format!("no control group could be made: {error}"))?;
     let launch = Launch {
         isolation,
@@ -64,7 +65,15 @@ fn try_sandbox(
         files: Vec::new(),
         mount_point: mount_point.to_owned(),
         cgroups: group.as_ref().map(Group::joins).unwrap_or_default(),
-        limits: Limits { data_bytes: None, processes: 64, files: 64, temporary_mib: 1 },
+        limits: Limits {
+            data_bytes: None,
+            processes: 64,
+            files: 64,
+            file_bytes: None,
+            nice: 0,
+            temporary_mib: 1,
+            temporary_files: 64,
+        },
         egress: false,
         port: 0,
     };
@@ -93,7 +102,7 @@ fn converse(socket: &OwnedFd, launch: &Launch) -> Result<(), String> {
         match channel::receive::<Event>(socket).map_err(words)? {
             Some((Event::Started, _)) => {}
             Some((Event::Failed { reason }, _)) => return Err(reason),
-            Some((Event::Ended(Exit::Code(0)), _)) => return Ok(()),
+            Some((Event::Ended { exit: Exit::Code(0), .. }, _)) => return Ok(()),
             other => return Err(format!("the shim ended early ({other:?})")),
         }
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// The version of everything in this file. Raise it with every change.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// The largest message, below the kernel's default limit for one message on a local socket.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 128 * 1024;
@@ -75,8 +75,8 @@ pub(crate) enum Isolation {
 pub(crate) enum AppAccess {
     /// Change it.
     Write,
-    /// Write over it in memory, up to this many MiB; what it writes ends with it.
-    Overlay(u32),
+    /// Write over it in memory, within the size of that; what it writes ends with it.
+    Overlay,
 }
 
 /// Limits by setrlimit(2), and the sizes of the memory-backed file systems.
@@ -88,8 +88,14 @@ pub(crate) struct Limits {
     pub(crate) processes: u64,
     /// Open files of a process.
     pub(crate) files: u64,
-    /// Size of `/tmp`.
+    /// Bytes of one file; `None` where the file system is limited instead.
+    pub(crate) file_bytes: Option<u64>,
+    /// How far it yields to others (nice(2)); where no control group says so.
+    pub(crate) nice: i32,
+    /// Size of the file system in memory that `/tmp`, and what is written over `/app`, is in.
     pub(crate) temporary_mib: u32,
+    /// The files that it has room for.
+    pub(crate) temporary_files: u64,
 }
 
 /// From the parent to the shim.
@@ -114,8 +120,9 @@ pub(crate) enum Event {
     Connected { id: u64 },
     /// No connection, because of this error number.
     Unreachable { id: u64, errno: i32 },
-    /// The program has ended and everything that it started with it.
-    Ended(Exit),
+    /// The program has ended and everything that it started with it; `full` when the file system
+    /// in memory was then.
+    Ended { exit: Exit, full: bool },
 }
 
 /// How a program ended.
@@ -132,5 +139,5 @@ pub(crate) enum Exit {
 pub(crate) enum Report {
     Ready,
     Failed { reason: String },
-    Ended(Exit),
+    Ended { exit: Exit, full: bool },
 }

@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::link::{End, Link};
+use crate::guard::{Guard, Phase};
+use crate::limits::Excess;
+use crate::link::{End, Link, Shim};
 use crate::output::{Lines, Log, Tail};
 use crate::prepare::{Machine, Program, Running};
 use crate::protocol::{EGRESS_PORT, Exit};
@@ -209,7 +211,7 @@ impl Supervisor {
             cache: None,
             command: &spec.command,
             environment: &spec.environment,
-            memory_mib: spec.memory_mib,
+            limits: spec.limits,
             network: true,
         };
         let (running, lines) = match self.machine.start_workload(program).await {
@@ -235,10 +237,15 @@ impl Supervisor {
             None => {
                 self.state.send_replace(WorkloadState::Ready);
                 let since = Instant::now();
+                let Running { shim, guard, .. } = &mut running;
                 tokio::select! {
-                    end = running.shim.end() => {
-                        let reason = self.words(&end, &running);
+                    end = shim.end() => {
+                        let reason = self.words(&end, guard, Phase::Ready).await;
                         Run::Ended { reason, lasted: since.elapsed() }
+                    }
+                    excess = guard.excess(Phase::Ready) => {
+                        self.kill(shim).await;
+                        Run::Ended { reason: stopped(&excess), lasted: since.elapsed() }
                     }
                     () = self.stop.cancelled() => Run::Stopped,
                 }
@@ -253,13 +260,19 @@ impl Supervisor {
 
     /// Waits until the program is ready; what became of it when that is never.
     async fn until_ready(&self, running: &mut Running) -> Option<Run> {
-        let link = Arc::clone(running.shim.link());
+        let Running { shim, guard, .. } = running;
+        let link = Arc::clone(shim.link());
         let mut last = String::new();
         let ready = readiness::wait(&link, self.spec.health.as_deref(), &mut last);
         tokio::select! {
-            end = running.shim.end() => {
-                let reason = format!("{} before it was ready", self.words(&end, running));
+            end = shim.end() => {
+                let words = self.words(&end, guard, Phase::Start).await;
+                let reason = format!("{words} before it was ready");
                 return Some(Run::NeverReady(reason));
+            }
+            excess = guard.excess(Phase::Start) => {
+                self.kill(shim).await;
+                return Some(Run::NeverReady(stopped(&excess)));
             }
             () = self.stop.cancelled() => return Some(Run::Stopped),
             ready = tokio::time::timeout(self.spec.start_timeout, ready) => {
@@ -268,10 +281,19 @@ impl Supervisor {
                 }
             }
         }
-        let reason = self.not_ready(&last, running);
-        running.shim.link().kill().await;
-        running.shim.end().await;
+        let reason = if guard.has_full_memory_disk() {
+            let excess = self.full();
+            format!("was not ready in time and {}", with_mend(&excess))
+        } else {
+            self.not_ready(&last, shim)
+        };
+        self.kill(shim).await;
         Some(Run::NeverReady(reason))
+    }
+
+    async fn kill(&self, shim: &mut Shim) {
+        shim.link().kill().await;
+        shim.end().await;
     }
 
     async fn terminate(&self, running: &mut Running) {
@@ -281,13 +303,16 @@ impl Supervisor {
         }
     }
 
-    fn words(&self, end: &End, running: &Running) -> String {
+    async fn words(&self, end: &End, guard: &mut Guard, phase: Phase) -> String {
+        if let End::Exited { full, .. } = end
+            && let Some(excess) =
+                guard.last_look(phase, false).await.or_else(|| full.then(|| self.full()))
+        {
+            return format!("ended after it {}", with_mend(&excess));
+        }
         match end {
-            End::Exited(_) if running.shim.ran_out_of_memory() => {
-                format!("was killed by {}", task::out_of_memory_words(self.spec.memory_mib))
-            }
-            End::Exited(Exit::Code(code)) => format!("exited with code {code}"),
-            End::Exited(Exit::Signal(signal)) => {
+            End::Exited { exit: Exit::Code(code), .. } => format!("exited with code {code}"),
+            End::Exited { exit: Exit::Signal(signal), .. } => {
                 format!("was killed by {}", task::signal_name(*signal))
             }
             End::Failed(reason) => format!("could not be started ({reason})"),
@@ -295,10 +320,14 @@ impl Supervisor {
         }
     }
 
-    fn not_ready(&self, last: &str, running: &Running) -> String {
+    fn full(&self) -> Excess {
+        Excess::Temporary(self.spec.limits.disk_mib)
+    }
+
+    fn not_ready(&self, last: &str, shim: &Shim) -> String {
         let timeout = self.spec.start_timeout;
         let mut reason = format!("was not ready within {timeout:?}: {last}");
-        let ports = running.shim.pid().map(|pid| readiness::listening_ports(pid, EGRESS_PORT));
+        let ports = shim.pid().map(|pid| readiness::listening_ports(pid, EGRESS_PORT));
         if let Some([port, ..]) = ports.as_deref()
             && last.contains("nothing listens")
         {
@@ -309,6 +338,19 @@ impl Supervisor {
         }
         reason
     }
+}
+
+fn stopped(excess: &Excess) -> String {
+    format!("was stopped because it {}", with_mend(excess))
+}
+
+/// What happened and what to do about it. The limits have the same names in `selvedge.toml`.
+fn with_mend(excess: &Excess) -> String {
+    let raise = match excess.limit() {
+        Some(limit) => format!("raise its `{limit}`"),
+        None => String::new(),
+    };
+    format!("{excess} ({})", excess.mend(&raise))
 }
 
 fn doubled(pause: Duration, times: u32) -> Duration {

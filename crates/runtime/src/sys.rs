@@ -1,7 +1,7 @@
 //! The system calls that have no safe wrapper elsewhere.
 //!
 //! All `unsafe` of this crate is here, each block with the reason why it is sound. Apart from
-//! [`adopt`] and [`watch`], everything here is for the shim, which is single-threaded.
+//! [`adopt`], [`watch`] and [`has_attribute`], everything here is for the shim, which is single-threaded.
 #![allow(unsafe_code, reason = "the one place for it")]
 
 use std::ffi::CString;
@@ -230,6 +230,26 @@ pub(crate) fn reset_broken_pipe() -> io::Result<()> {
     // SAFETY: the default disposition runs no code of this process.
     unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
     Ok(())
+}
+
+/// Yields the processor to others (nice(2)); one that may not any more already does.
+pub(crate) fn be_nice(by: i32) {
+    if by > 0 {
+        // SAFETY: an integer argument; no memory is touched.
+        let _ = unsafe { libc::nice(by) };
+    }
+}
+
+/// Whether a file has an extended attribute of this value (getxattr(2)).
+pub(crate) fn has_attribute(path: &Path, name: &str, value: &[u8]) -> bool {
+    let (Ok(path), Ok(name)) = (c_path(path), CString::new(name)) else { return false };
+    let mut found = [0_u8; 16];
+    // SAFETY: both strings are NUL-terminated, `found` has as many bytes as is said, and all three
+    // outlive the call.
+    let length = unsafe {
+        libc::getxattr(path.as_ptr(), name.as_ptr(), found.as_mut_ptr().cast(), found.len())
+    };
+    usize::try_from(length).is_ok_and(|length| found.get(..length) == Some(value))
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

@@ -10,6 +10,8 @@ use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
 use crate::RuntimeError;
+use crate::guard::{Guard, Phase};
+use crate::limits::{Excess, Limits};
 use crate::link::End;
 use crate::output::{Lines, Tail};
 use crate::prepare::{Machine, Program, Running};
@@ -40,8 +42,8 @@ pub struct TaskSpec {
     pub environment: BTreeMap<String, String>,
     /// Ended with SIGKILL after this.
     pub timeout: Duration,
-    /// Memory limit in MiB.
-    pub memory_mib: u32,
+    /// What it may use.
+    pub limits: Limits,
     /// Whether package registries and the rest of the network may be reached; the host's own
     /// addresses never are.
     pub network: bool,
@@ -67,8 +69,10 @@ pub enum TaskOutcome {
     Succeeded,
     /// Another exit code.
     Failed(i32),
-    /// A signal, named (`SIGKILL`), with a guess at the cause where there is one ("out of memory").
+    /// A signal, named (`SIGKILL`).
     Killed(String),
+    /// It was ended for exceeding one of its limits, or did not succeed because of it.
+    Exceeded(Excess),
     /// The time limit.
     TimedOut,
 }
@@ -85,49 +89,67 @@ pub(crate) async fn run(
         cache: Some(&spec.cache),
         command: &spec.command,
         environment: &spec.environment,
-        memory_mib: spec.memory_mib,
+        limits: spec.limits,
         network: spec.network,
     };
     let (mut running, lines) = machine.start_task(program).await?;
     tracing::debug!(task = spec.name, shim = running.shim.pid(), "started a task");
+    let Running { shim, guard, .. } = &mut running;
     let mut pump = std::pin::pin!(pump(lines, output));
     let mut pumped = false;
-    let end = loop {
-        tokio::select! {
-            end = running.shim.end() => break Some(end),
-            () = &mut pump, if !pumped => pumped = true,
-            () = &mut time_is_up => break None,
+    let stopped = {
+        let mut excess = std::pin::pin!(guard.excess(Phase::Start));
+        loop {
+            tokio::select! {
+                end = shim.end() => break Err(end),
+                () = &mut pump, if !pumped => pumped = true,
+                excess = &mut excess => break Ok(TaskOutcome::Exceeded(excess)),
+                () = &mut time_is_up => break Ok(TaskOutcome::TimedOut),
+            }
         }
     };
-    let outcome = match end {
-        Some(end) => outcome(&end, &running, spec.memory_mib)?,
-        None => {
-            running.shim.link().kill().await;
-            let _ = tokio::time::timeout(KILL_TIMEOUT, running.shim.end()).await;
-            TaskOutcome::TimedOut
-        }
-    };
+    if stopped.is_ok() {
+        shim.link().kill().await;
+        let _ = tokio::time::timeout(KILL_TIMEOUT, shim.end()).await;
+    }
     if !pumped {
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, pump).await;
     }
+    let outcome = match stopped {
+        Ok(outcome) => outcome,
+        Err(end) => outcome(&end, guard, &spec.limits).await?,
+    };
     running.close().await;
     Ok(outcome)
 }
 
-fn outcome(end: &End, running: &Running, memory_mib: u32) -> Result<TaskOutcome, RuntimeError> {
-    let out_of_memory = running.shim.ran_out_of_memory();
-    Ok(match end {
-        End::Exited(Exit::Code(0)) => TaskOutcome::Succeeded,
-        End::Exited(_) if out_of_memory => TaskOutcome::Killed(out_of_memory_words(memory_mib)),
-        End::Exited(Exit::Code(code)) => TaskOutcome::Failed(*code),
-        End::Exited(Exit::Signal(signal)) => TaskOutcome::Killed(signal_name(*signal)),
-        End::ShimLost => TaskOutcome::Killed("SIGKILL: its sandbox was killed".into()),
+/// What became of a task that ended by itself.
+async fn outcome(
+    end: &End,
+    guard: &mut Guard,
+    limits: &Limits,
+) -> Result<TaskOutcome, RuntimeError> {
+    let outcome = match end {
+        End::Exited { exit: Exit::Code(0), .. } => TaskOutcome::Succeeded,
+        End::Exited { exit: Exit::Code(code), .. } => TaskOutcome::Failed(*code),
+        End::Exited { exit: Exit::Signal(signal), .. } => TaskOutcome::Killed(signal_name(*signal)),
+        End::ShimLost => return Ok(TaskOutcome::Killed("SIGKILL: its sandbox was killed".into())),
         End::Failed(reason) => return Err(RuntimeError::Setup(reason.clone())),
-    })
+    };
+    let succeeded = outcome == TaskOutcome::Succeeded;
+    if let Some(excess) = guard.last_look(Phase::Start, succeeded).await {
+        return Ok(TaskOutcome::Exceeded(excess));
+    }
+    let full = matches!(end, End::Exited { full: true, .. });
+    if full && !succeeded {
+        return Ok(TaskOutcome::Exceeded(Excess::Temporary(temporary_mib(limits))));
+    }
+    Ok(outcome)
 }
 
-pub(crate) fn out_of_memory_words(memory_mib: u32) -> String {
-    format!("SIGKILL: out of memory (its limit is {memory_mib} MiB)")
+/// How much a task may write to `/tmp`, which is in memory and counts there too.
+pub(crate) fn temporary_mib(limits: &Limits) -> u32 {
+    (limits.memory_mib / 2).max(64)
 }
 
 pub(crate) fn signal_name(signal: i32) -> String {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::Limits;
+
 /// A process workload to keep running.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WorkloadSpec {
@@ -27,8 +29,8 @@ pub struct WorkloadSpec {
     pub start_timeout: Duration,
     /// How long it may take to end after SIGTERM.
     pub stop_timeout: Duration,
-    /// Memory limit in MiB.
-    pub memory_mib: u32,
+    /// What it may use.
+    pub limits: Limits,
     /// A file that gets its output too, kept below some 16 MiB with its predecessor `NAME.1`.
     pub log: Option<PathBuf>,
 }

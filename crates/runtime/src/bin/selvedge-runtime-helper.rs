@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use selvedge_runtime::{Config, Runtime, SHIM_VERB, TaskSpec, WorkloadSpec, WorkloadState};
+use selvedge_runtime::{Config, Limits, Runtime, SHIM_VERB, TaskSpec, WorkloadSpec, WorkloadState};
 use tokio::sync::mpsc;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,6 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
+const LIMITS: Limits = Limits { memory_mib: 256, cpu_millis: None, processes: 512, disk_mib: 128 };
+
 fn config(directory: &Path) -> Config {
     let mut config = Config::new("/proc/self/exe".into(), directory.join("state"));
     config.tenants = directory.join("tenants/table");
@@ -60,7 +62,7 @@ async fn run(
         command,
         environment: BTreeMap::new(),
         timeout: Duration::from_secs(60),
-        memory_mib: 512,
+        limits: Limits { memory_mib: 512, ..LIMITS },
         network: true,
     };
     let lines = async {
@@ -87,7 +89,7 @@ async fn keep(directory: PathBuf, command: String) -> Result<(), Box<dyn std::er
         health: None,
         start_timeout: Duration::from_secs(30),
         stop_timeout: Duration::from_secs(5),
-        memory_mib: 256,
+        limits: LIMITS,
         log: None,
     });
     workload.state().wait_for(|state| *state == WorkloadState::Ready).await?;

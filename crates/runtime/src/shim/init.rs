@@ -3,6 +3,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -16,13 +17,16 @@ use nix::unistd::Pid;
 
 use super::{Doing as _, Result, calls, identity, processes, root};
 use crate::protocol::{Exit, Isolation, Launch, Report};
-use crate::{channel, sys};
+use crate::{channel, disk, sys};
 
 /// Runs it to its end and returns the exit code of the process, which nobody reads: what matters
 /// is reported to the shim.
 pub(super) fn run(launch: &Launch, shim: &OwnedFd, output: &OwnedFd) -> i32 {
     let report = match confine(launch, shim).and_then(|()| supervise(launch, shim, output)) {
-        Ok(exit) => Report::Ended(exit),
+        Ok(exit) => {
+            let full = launch.isolation != Isolation::None && disk::is_full(Path::new("/tmp"));
+            Report::Ended { exit, full }
+        }
         Err(reason) => Report::Failed { reason },
     };
     if launch.isolation == Isolation::None {
@@ -33,7 +37,7 @@ pub(super) fn run(launch: &Launch, shim: &OwnedFd, output: &OwnedFd) -> i32 {
 
 fn confine(launch: &Launch, shim: &OwnedFd) -> Result<()> {
     for group in &launch.cgroups {
-        std::fs::write(group, "0").doing("join the memory group")?;
+        std::fs::write(group, "0").doing("join a control group")?;
     }
     nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
     if launch.isolation == Isolation::None {
@@ -179,6 +183,10 @@ fn set_limits(launch: &Launch) -> Result<()> {
     if let Some(bytes) = limits.data_bytes {
         lower(Resource::RLIMIT_DATA, bytes)?;
     }
+    if let Some(bytes) = limits.file_bytes {
+        lower(Resource::RLIMIT_FSIZE, bytes)?;
+    }
+    sys::be_nice(limits.nice);
     Ok(())
 }
 

@@ -46,6 +46,11 @@ impl<T, E: std::fmt::Display> Doing<T> for std::result::Result<T, E> {
     }
 }
 
+/// Whether there is a filter of system calls for this processor.
+pub(crate) fn filters_calls() -> bool {
+    !calls::filter().is_empty()
+}
+
 /// Runs the shim to its end and returns the exit code of the process.
 pub(crate) fn run() -> i32 {
     let (socket, launch) = match accept_hello() {
@@ -102,6 +107,11 @@ fn read_launch(hello: &Hello) -> Result<Launch> {
         ));
     }
     serde_json::from_str(hello.launch.get()).doing("read what to launch")
+}
+
+/// The end by a signal.
+fn killed(signal: i32) -> Event {
+    Event::Ended { exit: Exit::Signal(signal), full: false }
 }
 
 /// Which of the two processes this is after the fork.
@@ -171,7 +181,7 @@ impl Program {
         match channel::receive::<Report>(&self.reports) {
             Ok(Some((Report::Ready, _))) => Ok(()),
             Ok(Some((Report::Failed { reason }, _))) => Err(reason),
-            Ok(Some((Report::Ended(exit), _))) => Err(format!("it ended at once: {exit:?}")),
+            Ok(Some((Report::Ended { exit, .. }, _))) => Err(format!("it ended at once: {exit:?}")),
             Ok(None) => Err("its first process was killed while setting up; \
                              is the memory limit too small?"
                 .into()),
@@ -200,8 +210,7 @@ impl Program {
                     }
                     Ok(Some((Request::Kill, _))) => {
                         self.kill();
-                        let ended = Event::Ended(Exit::Signal(libc::SIGKILL));
-                        let _ = channel::send(socket, &ended, None);
+                        let _ = channel::send(socket, &killed(libc::SIGKILL), None);
                         return Ok(());
                     }
                     Ok(None) | Err(_) => {
@@ -242,15 +251,13 @@ impl Program {
                 self.kill();
                 Event::Failed { reason }
             }
-            Ok(Some((Report::Ended(exit), _))) => {
+            Ok(Some((Report::Ended { exit, full }, _))) => {
                 self.reap();
-                Event::Ended(exit)
+                Event::Ended { exit, full }
             }
             _ => match self.reap() {
-                Some(WaitStatus::Signaled(_, signal, _)) => {
-                    Event::Ended(Exit::Signal(signal as i32))
-                }
-                _ => Event::Ended(Exit::Signal(libc::SIGKILL)),
+                Some(WaitStatus::Signaled(_, signal, _)) => killed(signal as i32),
+                _ => killed(libc::SIGKILL),
             },
         };
         channel::send(socket, &event, None).doing("answer")

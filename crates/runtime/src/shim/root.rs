@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount};
 
 use super::{Doing as _, Result, identity};
 use crate::credentials;
-use crate::protocol::{AppAccess, Isolation, Launch};
+use crate::protocol::{AppAccess, Isolation, Launch, Limits};
 use crate::sys::{self, MOUNT_NO_DEV, MOUNT_NO_SUID, MOUNT_READ_ONLY};
 
 /// Where programs and libraries are.
@@ -61,6 +61,9 @@ const SETTINGS: &[&str] = &[
     "timezone",
 ];
 
+/// Where the file system in memory is until everything is mounted.
+const LAYER: &str = ".layer";
+
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Builds the root at the launch's mount point, moves into it and lets go of the host's.
@@ -75,12 +78,11 @@ pub(super) fn build(launch: &Launch) -> Result<()> {
     root.settings()?;
     root.registries()?;
     root.devices()?;
+    root.layer()?;
     root.app()?;
     if let Some(cache) = &launch.cache {
         root.bind_writable(cache, "cache")?;
     }
-    let temporary = format!("mode=1777,size={}m", launch.limits.temporary_mib);
-    root.tmpfs("tmp", &temporary)?;
     root.directory("var")?;
     symlink("/tmp", root.path("var/tmp")).doing("link /var/tmp")?;
     root.directory("run")?;
@@ -248,20 +250,41 @@ impl Root<'_> {
         self.tmpfs("dev/shm", "mode=1777,size=64m")
     }
 
+    /// The file system in memory for all that is not kept: one, so that one size limits it.
+    fn layer(&self) -> Result<()> {
+        let Limits { temporary_mib, temporary_files, .. } = self.launch.limits;
+        let options = format!("mode=755,size={temporary_mib}m,nr_inodes={temporary_files}");
+        self.tmpfs(LAYER, &options)?;
+        let temporary = self.directory(&format!("{LAYER}/tmp"))?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o1777)).doing("open /tmp")?;
+        self.bind_writable(&temporary, "tmp")
+    }
+
+    /// What is mounted keeps what it needs of it; the program must not reach the rest.
+    fn hide_layer(&self) -> Result<()> {
+        let layer = self.path(LAYER);
+        nix::mount::umount2(&layer, MntFlags::MNT_DETACH).doing("hide the layer in memory")?;
+        fs::remove_dir(layer).doing("hide the layer in memory")
+    }
+
     fn app(&self) -> Result<()> {
         match self.launch.app_access {
-            AppAccess::Write => self.bind_writable(&self.launch.app, "app"),
-            AppAccess::Overlay(mib) => match self.overlay(mib) {
-                Ok(()) => Ok(()),
+            AppAccess::Write => {
+                self.hide_layer()?;
+                self.bind_writable(&self.launch.app, "app")
+            }
+            AppAccess::Overlay => {
+                let overlaid = self.overlay();
+                self.hide_layer()?;
                 // Not every kernel or file system can; most programs need not write here.
-                Err(_) => self.bind_read_only(&self.launch.app, "app"),
-            },
+                overlaid.or_else(|_| self.bind_read_only(&self.launch.app, "app"))
+            }
         }
     }
 
     /// The artifact with a layer in memory over it, so that programs which write beside their own
     /// files work, and find those files as their own.
-    fn overlay(&self, mib: u32) -> Result<()> {
+    fn overlay(&self) -> Result<()> {
         let lower = self.directory(".artifact")?;
         let shown = match self.launch.isolation {
             Isolation::User(id) => identity::with_root_as(id, |namespace| {
@@ -274,27 +297,22 @@ impl Root<'_> {
         } else {
             self.mask(&self.launch.app, ".artifact")?;
         }
-        self.tmpfs(".layer", &format!("mode=755,size={mib}m"))?;
-        let upper = self.directory(".layer/upper")?;
-        let work = self.directory(".layer/work")?;
+        let upper = self.directory(&format!("{LAYER}/upper"))?;
+        self.directory(&format!("{LAYER}/work"))?;
         self.directory("app")?;
         let (user, group) = identity::ids(self.launch.isolation);
         std::os::unix::fs::chown(&upper, Some(user.as_raw()), Some(group.as_raw()))
             .doing("give the layer to the program")?;
         // Relative, because overlayfs has its own ideas about commas and colons in paths.
         std::env::set_current_dir(&self.at).doing("enter the new root")?;
-        let mut options = "lowerdir=.artifact,upperdir=.layer/upper,workdir=.layer/work".to_owned();
+        let mut options = format!("lowerdir=.artifact,upperdir={LAYER}/upper,workdir={LAYER}/work");
         if self.launch.isolation == Isolation::UserNamespace {
             options.push_str(",userxattr");
         }
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         let mounted = mount(Some("overlay"), "app", Some("overlay"), flags, Some(&*options));
-        // The overlay keeps what it needs; the program must not reach the layers beside it.
-        for name in [".artifact", ".layer"] {
-            nix::mount::umount2(&self.path(name), MntFlags::MNT_DETACH).doing("hide the layers")?;
-            fs::remove_dir(self.path(name)).doing("hide the layers")?;
-        }
-        drop(work);
+        nix::mount::umount2(&lower, MntFlags::MNT_DETACH).doing("hide the artifact")?;
+        fs::remove_dir(lower).doing("hide the artifact")?;
         mounted.doing("lay memory over /app")
     }
 

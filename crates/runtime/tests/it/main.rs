@@ -8,6 +8,7 @@
     reason = "clippy knows test functions, but not the functions that they call"
 )]
 
+mod limits;
 mod machines;
 mod orphans;
 mod support;

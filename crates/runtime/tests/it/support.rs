@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use selvedge_runtime::{
-    Config, Runtime, RuntimeError, TaskOutcome, TaskSpec, Workload, WorkloadSpec, WorkloadState,
+    Config, Limits, Runtime, RuntimeError, TaskOutcome, TaskSpec, Workload, WorkloadSpec,
+    WorkloadState,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,6 +17,9 @@ use tokio::sync::mpsc;
 pub(crate) const HELPER: &str = env!("CARGO_BIN_EXE_selvedge-runtime-helper");
 /// Far beyond what anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) const LIMITS: Limits =
+    Limits { memory_mib: 256, cpu_millis: None, processes: 512, disk_mib: 128 };
 
 pub(crate) struct World {
     pub(crate) directory: TempDir,
@@ -62,7 +66,7 @@ impl World {
             command: command.into(),
             environment: BTreeMap::new(),
             timeout: PATIENCE,
-            memory_mib: 512,
+            limits: Limits { memory_mib: 512, disk_mib: 1024, ..LIMITS },
             network: true,
         }
     }
@@ -104,7 +108,7 @@ impl World {
             health: None,
             start_timeout: PATIENCE,
             stop_timeout: PATIENCE,
-            memory_mib: 256,
+            limits: LIMITS,
             log: None,
         }
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-use selvedge_runtime::{Config, Runtime, RuntimeError, TaskOutcome};
+use selvedge_runtime::{Config, Excess, Runtime, RuntimeError, TaskOutcome};
 use tokio::sync::mpsc;
 
 use crate::support::{HELPER, World, processes_with, unique, until};
@@ -228,11 +228,10 @@ async fn a_dropped_task_is_killed() {
 async fn running_out_of_memory_is_named() {
     let world = World::new();
     let mut spec = world.task("python3 -c 'x = bytearray(400 << 20)'; echo survived; exit 1");
-    spec.memory_mib = 64;
+    spec.limits.memory_mib = 64;
     let (outcome, lines) = world.run(spec).await;
     if nix::unistd::geteuid().is_root() {
-        let why = "SIGKILL: out of memory (its limit is 64 MiB)";
-        assert_eq!(outcome, TaskOutcome::Killed(why.into()), "{lines:?}");
+        assert_eq!(outcome, TaskOutcome::Exceeded(Excess::Memory(64)), "{lines:?}");
     } else {
         // Without a control group each process has the limit, and is told when it asks for more.
         assert_eq!(outcome, TaskOutcome::Failed(1));
