@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use selvedge_model::Digest;
 use selvedge_proxy::upstream::Upstream;
 use selvedge_proxy::{Connect, Stream};
-use selvedge_runtime::{Runtime, Workload, WorkloadSpec, WorkloadState};
+use selvedge_runtime::{Limits, Runtime, Workload, WorkloadSpec, WorkloadState};
 use tokio::sync::watch;
 
 use crate::desired::WorkloadPlan;
@@ -39,7 +39,12 @@ impl Running {
             health: plan.health.clone(),
             start_timeout: Duration::from_secs(plan.start_timeout_s.into()),
             stop_timeout: Duration::from_secs(plan.stop_timeout_s.into()),
-            memory_mib: plan.memory_mib,
+            limits: Limits {
+                memory_mib: plan.memory_mib,
+                cpu_millis: Some(1000),
+                processes: 512,
+                disk_mib: (plan.memory_mib / 2).max(64),
+            },
             log: log_file(logs, plan),
         });
         let connector = RuntimeConnector(workload.connector());

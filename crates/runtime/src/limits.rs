@@ -75,12 +75,12 @@ impl fmt::Display for Excess {
             }
             Self::Output(mib) => write!(f, "printed too much: its limit is {mib} MiB"),
             Self::Reserve(mib) => {
-                write!(f, "was writing when the machine's disk had less than {mib} MiB left")
+                write!(f, "would use up the machine's disk, which has less than {mib} MiB free")
             }
             Self::ReserveFiles(files) => {
                 write!(
                     f,
-                    "was writing when the machine's disk had room for less than {files} files"
+                    "would use up the machine's disk, which has room for less than {files} files"
                 )
             }
         }

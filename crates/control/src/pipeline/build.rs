@@ -103,7 +103,7 @@ impl Run {
             command: command.to_owned(),
             environment: environment(app, service, &candidate.release.0.short()),
             timeout,
-            memory_mib: limits.build_memory_mib,
+            limits: limits.task,
             network: true,
         };
         let (sender, mut lines) = mpsc::channel::<String>(64);
@@ -124,25 +124,39 @@ impl Run {
                     "{subject} was not run: {error}. Mend that, or start control with --unsafe-builds"
                 )));
             }
+            Err(RuntimeError::NoRoom(excess)) => {
+                return Err(Refusal::new(format!(
+                    "{subject} was not run: it {excess}\nmend: {}",
+                    excess.mend("")
+                )));
+            }
             Err(error) => return Err(broken("run the command")(error)),
         };
         match failure(&outcome, timeout) {
             None => Ok(()),
-            Some(what) => {
-                Err(Refusal { reason: format!("{subject} {what}: {command}"), last_lines })
+            Some((what, mend)) => {
+                let mend = mend.map(|mend| format!("\nmend: {mend}")).unwrap_or_default();
+                Err(Refusal { reason: format!("{subject} {what}: {command}{mend}"), last_lines })
             }
         }
     }
 }
 
-/// What a task's end means, in words; `None` when all is well.
-fn failure(outcome: &TaskOutcome, timeout: Duration) -> Option<String> {
+/// What a task's end means, in words, with the mend where there is one; `None` when all is well.
+fn failure(outcome: &TaskOutcome, timeout: Duration) -> Option<(String, Option<String>)> {
     Some(match outcome {
         TaskOutcome::Succeeded => return None,
-        TaskOutcome::Failed(code) => format!("failed with exit code {code}"),
-        TaskOutcome::Killed(signal) => format!("was ended by {signal}"),
+        TaskOutcome::Failed(code) => (format!("failed with exit code {code}"), None),
+        TaskOutcome::Killed(signal) => (format!("was ended by {signal}"), None),
+        TaskOutcome::Exceeded(excess) => {
+            let raise = match excess.limit() {
+                Some(limit) => format!("raise `{limit}` in [build_limits] of selvedge.toml"),
+                None => String::new(),
+            };
+            (format!("was stopped because it {excess}"), Some(excess.mend(&raise)))
+        }
         TaskOutcome::TimedOut => {
-            format!("took longer than {} s and was stopped", timeout.as_secs())
+            (format!("took longer than {} s and was stopped", timeout.as_secs()), None)
         }
     })
 }
@@ -174,16 +188,24 @@ fn quoted(commands: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use selvedge_runtime::Excess;
+
     use super::*;
 
     #[test]
     fn outcomes_in_words() {
         let limit = Duration::from_secs(5);
         assert_eq!(failure(&TaskOutcome::Succeeded, limit), None);
-        let words = failure(&TaskOutcome::Failed(3), limit).unwrap();
-        assert_eq!(words, "failed with exit code 3");
-        let words = failure(&TaskOutcome::TimedOut, limit).unwrap();
-        assert_eq!(words, "took longer than 5 s and was stopped");
+        let words = |outcome| failure(&outcome, limit).unwrap();
+        assert_eq!(words(TaskOutcome::Failed(3)), ("failed with exit code 3".into(), None));
+        assert_eq!(words(TaskOutcome::TimedOut).0, "took longer than 5 s and was stopped");
+        let (what, mend) = words(TaskOutcome::Exceeded(Excess::Processes(9)));
+        assert_eq!(
+            what,
+            "was stopped because it started too many processes and threads: its limit is 9"
+        );
+        let mend = mend.unwrap();
+        assert!(mend.contains("raise `processes` in [build_limits] of selvedge.toml"), "{mend}");
     }
 
     #[test]

@@ -100,7 +100,7 @@ async fn nobody_eats_the_last_of_the_disk() {
     let world = World::with(|config| config.reserve = Reserve { mib: u32::MAX, files: 0 });
     let error = world.try_run(world.task("true")).await.expect_err("refused");
     assert!(matches!(error, RuntimeError::NoRoom(Excess::Reserve(_))), "{error}");
-    assert!(error.to_string().contains("the machine's disk had less than"), "{error}");
+    assert!(error.to_string().contains("it would use up the machine's disk"), "{error}");
 }
 
 #[tokio::test]
