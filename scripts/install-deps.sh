@@ -16,6 +16,8 @@ need() { # PACKAGE COMMAND...: the package is missing when the command fails
 need build-essential have cc
 need build-essential have make
 need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
+need chromium have chromium
+need chromium-driver have chromedriver
 need curl have curl
 need git git --exec-path
 need nodejs have node

@@ -19,8 +19,8 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    AppSummary, NDJSON, PROBLEM_JSON, Problem, PushEvent, ReleaseRow, RollbackRequest, SiteRow,
-    Status, Token, Version, Why, transport,
+    AppSummary, ConsoleLink, NDJSON, PROBLEM_JSON, Problem, PushEvent, ReleaseRow, RollbackRequest,
+    SiteRow, Status, Token, Version, Why, transport,
 };
 
 /// How long a whole answer may take that isn't a stream of events.
@@ -243,9 +243,22 @@ impl Client {
         self.events(Method::GET, &path, None::<&()>).await
     }
 
+    /// Makes a link that signs one browser in to the console, once.
+    pub async fn console_link(&self) -> Result<ConsoleLink, ClientError> {
+        self.call(Method::POST, "/v1/console/links").await
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, ClientError> {
         let answer = async {
-            let (response, _connection) = self.send(Method::GET, path, None::<&()>).await?;
+            let (response, _connection) = self.send(method, path, None::<&()>).await?;
             let bytes = self.collect(response).await?;
             serde_json::from_slice(&bytes).map_err(|error| self.protocol(error.to_string()))
         };

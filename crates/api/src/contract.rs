@@ -43,8 +43,8 @@ pub struct DevInfo {
     pub zone: Host,
     /// The certificate authority's certificate, PEM.
     pub ca: PathBuf,
-    /// URL of the console; `None` until there is one.
-    pub console: Option<String>,
+    /// URL of the console: signed out, it says how to get a link.
+    pub console: String,
     /// The control process's id.
     pub control_pid: u32,
     /// Cities that `--from` knows.
@@ -104,6 +104,8 @@ pub struct ControlInfo {
     pub control: String,
     /// URL base of git.
     pub git: String,
+    /// URL of the console.
+    pub console: String,
     /// The operator's token.
     pub token: Token,
     /// Where apps that name no host are served.

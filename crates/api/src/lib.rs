@@ -5,6 +5,7 @@
 //! reads them; both depend on `model` alone through this crate.
 
 mod client;
+mod console;
 mod contract;
 mod logs;
 mod problem;
@@ -14,6 +15,7 @@ mod transport;
 mod why;
 
 pub use client::{Client, ClientConfig, ClientError, EventStream};
+pub use console::ConsoleLink;
 pub use contract::{AgentInfo, CityInfo, ControlInfo, DevInfo, DevSite, SCHEMA, Token};
 pub use logs::{
     LogAccess, LogAccessError, LogCursor, LogEvent, LogFilter, LogGap, LogLevel, LogPush,

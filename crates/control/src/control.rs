@@ -13,18 +13,20 @@ use selvedge_model::{Host, Installation, Topology, keys};
 use selvedge_runtime::{Runtime, RuntimeError};
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, AuthorityError};
+use crate::console::{self, Console, Reach};
 use crate::data::{DataDirectory, DataError, random};
 use crate::drivers::{self, Certificates, Names, Places, Problems};
 use crate::git::{Git, GitError, GitService, ServiceConfig};
 use crate::pipeline::{self, Limits, Pipeline, PipelineConfig, PipelineError};
 use crate::server::{self, Api, Parts, tls};
 use crate::tasks::{Ended, Tasks};
-use crate::world::Mirror;
-use crate::{now_ms, token};
+use crate::world::{Mirror, World};
+use crate::{now_ms, token, views};
 
 /// The fabric's socket in the data directory.
 pub const FABRIC_SOCKET: &str = "fabric.sock";
@@ -144,17 +146,7 @@ impl Control {
         let problems = drive(&mut tasks, &fabric, authority).await?;
 
         let runtime = sandboxes(&config, &data)?;
-        let status = ControlStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            started_ms: now_ms(),
-            incarnation: fabric.incarnation().await?,
-            zone: config.zone.clone(),
-            problems: no_sandbox(&runtime, config.unsafe_builds)
-                .into_iter()
-                .chain(runtime.degraded())
-                .collect(),
-        };
+        let status = as_it_starts(&config, &*fabric, &runtime).await?;
         let git = Git::open(data.path(), &config.executable).await?;
         let hook_socket = pipeline::hook_socket(data.path());
         let pipeline = Pipeline::new(PipelineConfig {
@@ -165,11 +157,24 @@ impl Control {
             installation: installation(&config),
             limits: Limits::default(),
         })?;
+        let reach =
+            Reach { names: tls::names(address), port: address.port(), secure: tls.is_some() };
+        let sessions = data.join("console.json");
+        let console = show(&mut tasks, &fabric, |world| console::Config {
+            world,
+            control: status.clone(),
+            problems: problems.clone(),
+            token: token.clone(),
+            sessions,
+            reach,
+        });
+        let console = console.await?;
         let parts = Parts {
             fabric,
             token: token.clone(),
             control: status,
             problems,
+            console,
             git: GitService::new(ServiceConfig { git, hook_socket }),
             pipeline: pipeline.handle(),
         };
@@ -227,6 +232,37 @@ impl Control {
         tasks.spawn("the API", |token| server::serve(listener, tls, router, token));
         Ok(tasks.run(token).await?)
     }
+}
+
+/// Control as the API and the console show it.
+async fn as_it_starts(
+    config: &Config,
+    fabric: &dyn Fabric,
+    runtime: &Runtime,
+) -> Result<ControlStatus, FabricError> {
+    Ok(ControlStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started_ms: now_ms(),
+        incarnation: fabric.incarnation().await?,
+        zone: config.zone.clone(),
+        problems: no_sandbox(runtime, config.unsafe_builds)
+            .into_iter()
+            .chain(runtime.degraded())
+            .collect(),
+    })
+}
+
+/// Starts what keeps the console's world up to date.
+async fn show(
+    tasks: &mut Tasks,
+    fabric: &SharedFabric,
+    config: impl FnOnce(watch::Receiver<World>) -> console::Config,
+) -> Result<Console, FabricError> {
+    let mirror = Mirror::start(fabric, &views::PREFIXES).await?;
+    let console = Console::new(config(mirror.subscribe()));
+    tasks.spawn("the console's mirror of the store", |token| mirror.run(token));
+    Ok(console)
 }
 
 /// What runs builds and tests. Nothing that runs may see control's data.

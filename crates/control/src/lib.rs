@@ -1,11 +1,12 @@
-//! The control process: API server, git endpoint, pipeline, certificate authority and the drivers
-//! of the planners.
+//! The control process: API server, git endpoint, console, pipeline, certificate authority and the
+//! drivers of the planners.
 //!
 //! Control turns pushes into releases and releases into documents. It reaches sites only by
 //! writing to the fabric, which it hosts in its embedded form. It never serves users' traffic: with
 //! control down, every site goes on.
 
 mod authority;
+mod console;
 mod control;
 mod data;
 mod drivers;

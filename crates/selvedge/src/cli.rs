@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::ArgValueCompleter;
 use selvedge_model::{AppName, Host, SiteId};
 
-use crate::verbs::{completions, man};
+use crate::verbs::{completions, console, man};
 
 /// One edge out of machines at any provider.
 #[derive(Debug, Parser)]
@@ -95,6 +95,8 @@ pub(crate) enum Verb {
   selvedge sites
   selvedge sites --json")]
     Sites,
+    /// Open the console: a web page that shows all of this, live.
+    Console(console::Args),
     /// Fetch a URL as a client in a city would: resolved and routed from there.
     #[command(after_help = "Examples:
   selvedge curl https://shop.edge.test/ --from Tokyo

@@ -38,6 +38,7 @@ pub(crate) async fn control(options: cli::Control, terminal: Terminal) -> Outcom
         schema: SCHEMA,
         pid: std::process::id(),
         git: format!("{url}/git"),
+        console: format!("{url}/console"),
         control: url,
         token: Token(control.token().to_owned()),
         zone: options.zone,

@@ -22,6 +22,7 @@ use selvedge_fabric::SharedFabric;
 pub(crate) use error::ApiError;
 pub(crate) use listener::serve;
 
+use crate::console::Console;
 use crate::drivers::Problems;
 use crate::git::GitService;
 use crate::{pipeline, token};
@@ -45,6 +46,7 @@ pub(crate) struct Parts {
     pub(crate) problems: Problems,
     pub(crate) git: GitService,
     pub(crate) pipeline: pipeline::Handle,
+    pub(crate) console: Console,
 }
 
 impl Api {
@@ -72,8 +74,10 @@ impl Api {
             .method_not_allowed_fallback(routes::method_not_allowed)
             .route("/v1/pushes/{repository}/{number}/events", get(routes::push_events))
             .route("/v1/apps/{app}/rollback", post(routes::rollback))
+            .route("/v1/console/links", post(routes::console_link))
             .layer(from_fn(in_time))
             .layer(DefaultBodyLimit::max(MAX_BODY));
+        let console = self.0.console.clone().router();
         Router::new()
             .merge(answers)
             .route("/git/{*path}", any(routes::git))
@@ -83,6 +87,8 @@ impl Api {
             .route("/healthz", get(async || "ok\n"))
             .layer(from_fn(error::problems))
             .with_state(self)
+            // The console has a sign-in of its own.
+            .merge(console)
     }
 }
 

@@ -7,7 +7,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 use selvedge_api::{
-    AppSummary, ProblemKind, ReleaseRow, RollbackRequest, SiteRow, Status, Version, Why,
+    AppSummary, ConsoleLink, ProblemKind, ReleaseRow, RollbackRequest, SiteRow, Status, Version,
+    Why,
 };
 use selvedge_fabric::Typed;
 use selvedge_model::documents::AppRecord;
@@ -124,6 +125,18 @@ pub(crate) async fn rollback(
         Ok((_, ticket)) => Ok(events::response(ticket.progress.into_stream())),
         Err(RollbackError::NoApp(app)) => Err(no_app(app.as_str(), api.world().await?.apps.keys())),
         Err(error) => Err(rollback_problem(&error)),
+    }
+}
+
+/// A link that signs a browser in to the console.
+pub(crate) async fn console_link(State(api): State<Api>) -> Result<Json<ConsoleLink>, ApiError> {
+    match api.0.console.link() {
+        Ok((path, life_ms)) => Ok(Json(ConsoleLink { path, life_ms })),
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "a link to the console could not be made");
+            Err(ApiError::new(ProblemKind::Internal, "the link could not be made")
+                .detail(Chain(&error).to_string()))
+        }
     }
 }
 

@@ -272,6 +272,7 @@ fn greet(terminal: Terminal, info: &DevInfo, took: Duration) {
     let port = info.sites.first().map_or(0, |site| site.http);
     for (what, value) in [
         ("control", info.control.clone()),
+        ("console", format!("{} (`selvedge console` signs you in)", info.console)),
         ("git remote", format!("{}/REPOSITORY.git", info.git)),
         ("apps", format!("http://APP.localhost:{port}")),
         ("DNS", format!("{} (zone {})", info.dns, info.zone)),

@@ -177,7 +177,7 @@ impl BoxPlan {
             dns: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.options.dns),
             zone: control.zone,
             ca: control.ca,
-            console: None,
+            console: control.console,
             control_pid: control.pid,
             cities: cities.collect(),
             sites: sites.collect(),

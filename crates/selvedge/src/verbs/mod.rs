@@ -2,6 +2,7 @@
 
 mod check;
 pub(crate) mod completions;
+pub(crate) mod console;
 mod curl;
 mod demo;
 mod deploy;
@@ -44,6 +45,7 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
         Verb::Rollback(rollback) => rollback::run(rollback, &connection, terminal).await,
         Verb::Why(choice) => why::run(choice, &connection, terminal).await,
         Verb::Sites => sites::run(&connection, terminal).await,
+        Verb::Console(args) => console::run(args, &connection, terminal).await,
         Verb::Curl(curl) => curl::run(curl, &connection, terminal).await,
         Verb::Control(options) => serve::control(options, terminal).await,
         Verb::Agent(options) => serve::agent(options, terminal).await,
