@@ -10,7 +10,7 @@ use crate::cli::Cli;
 pub(crate) const GROUPS: [(&str, &[&str]); 5] = [
     ("Start here", &["dev", "demo"]),
     ("Bring an app live", &["check", "deploy", "releases", "rollback"]),
-    ("See how it is", &["status", "why", "sites", "curl"]),
+    ("See how it is", &["status", "why", "sites", "console", "curl"]),
     ("Run the parts by themselves", &["control", "agent"]),
     ("Set up this machine", &["completions", "man", "schema"]),
 ];

@@ -17,8 +17,8 @@ const PAGE: &str = "selvedge-console.html";
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  selvedge console             print a link that signs in once, and open it
-  selvedge console --no-open   only print it, for a browser elsewhere")]
+  selvedge console
+  selvedge console --no-open  # only print the link, for a browser elsewhere")]
 pub(crate) struct Args {
     /// Print the link and open nothing.
     #[arg(long)]
