@@ -58,6 +58,8 @@ pub(crate) enum Verb {
   selvedge demo
   selvedge demo --once --json  # for scripts: one report, then it ends")]
     Demo(Demo),
+    /// Write selvedge.toml for the project of a directory, and say why it looks so.
+    Init(crate::verbs::init::Init),
     /// Check selvedge.toml and what it asks for, without contacting anything.
     #[command(after_help = "Examples:
   selvedge check

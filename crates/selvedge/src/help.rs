@@ -9,7 +9,7 @@ use crate::cli::Cli;
 /// sees to it.
 pub(crate) const GROUPS: [(&str, &[&str]); 5] = [
     ("Start here", &["dev", "demo"]),
-    ("Bring an app live", &["check", "deploy", "releases", "rollback"]),
+    ("Bring an app live", &["init", "check", "deploy", "releases", "rollback"]),
     ("See how it is", &["status", "why", "sites", "console", "curl"]),
     ("Run the parts by themselves", &["control", "agent"]),
     ("Set up this machine", &["completions", "man", "schema"]),

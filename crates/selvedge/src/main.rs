@@ -7,6 +7,7 @@ mod contract;
 mod dev;
 mod failure;
 mod help;
+mod init;
 mod logging;
 mod manual;
 mod progress;

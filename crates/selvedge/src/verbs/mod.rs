@@ -6,6 +6,7 @@ pub(crate) mod console;
 mod curl;
 mod demo;
 mod deploy;
+pub(crate) mod init;
 pub(crate) mod man;
 mod releases;
 mod rollback;
@@ -39,6 +40,7 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
         Verb::Demo(demo) => demo::run(demo, terminal).await,
         Verb::Check(check) => check::run(&check, terminal),
         Verb::Schema(schema) => schema::run(&schema, terminal),
+        Verb::Init(init) => init::run(&init, terminal),
         Verb::Deploy(deploy) => deploy::run(deploy, &connection, terminal).await,
         Verb::Status(choice) => status::run(choice, &connection, terminal).await,
         Verb::Releases(choice) => releases::run(choice, &connection, terminal).await,

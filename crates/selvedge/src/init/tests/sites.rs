@@ -1,0 +1,256 @@
+//! Sites and Node.js servers.
+
+use super::{Case, check};
+
+const SITES: &[Case] = &[
+    Case {
+        files: &[("index.html", ""), ("style.css", "")],
+        what: "a static site of plain files",
+        build: &[],
+        service: "root .",
+        look_at: "every committed file here is public",
+    },
+    Case {
+        files: &[("public/index.html", ""), ("README.md", "")],
+        what: "a static site of plain files",
+        build: &[],
+        service: "root public",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"name":"v","scripts":{"dev":"vite","build":"tsc -b && vite build","preview":"vite preview"},"devDependencies":{"vite":"^8"}}"#,
+            ),
+            ("index.html", ""),
+            ("package-lock.json", "{}"),
+            ("vite.config.ts", "export default defineConfig({})"),
+        ],
+        what: "a Vite site",
+        build: &["npm ci --include=dev --no-audit --no-fund", "npm run build"],
+        service: "root dist",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"scripts":{"start":"vite","build":"vite build"},"dependencies":{"vite":"^8","react-router-dom":"7"}}"#,
+            ),
+            ("vite.config.js", "export default { build: { outDir: './site' } }"),
+        ],
+        what: "a Vite site",
+        build: &["npm install --include=dev --no-audit --no-fund", "npm run build"],
+        service: "root site",
+        look_at: "react-router-dom makes paths in the browser",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"scripts":{"start":"next start","build":"next build"},"dependencies":{"next":"15"}}"#,
+            ),
+            ("package-lock.json", "{}"),
+            (
+                "next.config.mjs",
+                "// output: 'standalone'\nexport default {\n  output: 'export',\n}",
+            ),
+        ],
+        what: "a Next.js site, exported as files",
+        build: &["npm ci --include=dev --no-audit --no-fund", "npm run build"],
+        service: "root out",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"scripts":{"start":"astro dev","dev":"astro dev","build":"astro build"},"dependencies":{"astro":"^5"}}"#,
+            ),
+            ("pnpm-lock.yaml", "lockfileVersion: '9.0'\n"),
+        ],
+        what: "an Astro site",
+        build: &["npx --yes pnpm@10 install --frozen-lockfile", "npx --yes pnpm@10 run build"],
+        service: "root dist",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            ("package.json", r#"{"devDependencies":{"@11ty/eleventy":"3"}}"#),
+            ("package-lock.json", "{}"),
+            ("index.md", ""),
+            (".eleventy.js", "module.exports = () => ({ dir: { output: \"www\" } })"),
+        ],
+        what: "an Eleventy site",
+        build: &["npm ci --include=dev --no-audit --no-fund", "node_modules/.bin/eleventy"],
+        service: "root www",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"scripts":{"docs:build":"vitepress build docs"},"devDependencies":{"vitepress":"1"}}"#,
+            ),
+            ("docs/.vitepress/config.mts", ""),
+            ("yarn.lock", "# yarn lockfile v1\n"),
+        ],
+        what: "a VitePress site",
+        build: &[
+            "npx --yes yarn@1.22.22 install --frozen-lockfile --non-interactive --production=false",
+            "npx --yes yarn@1.22.22 run docs:build",
+        ],
+        service: "root docs/.vitepress/dist",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"scripts":{"start":"ng serve","build":"ng build"},"dependencies":{"@angular/core":"20"}}"#,
+            ),
+            ("package-lock.json", ""),
+            (
+                "angular.json",
+                r#"{"projects":{"shop":{"architect":{"build":{"builder":"@angular/build:application","options":{}}}}}}"#,
+            ),
+        ],
+        what: "an Angular site",
+        build: &["npm ci --include=dev --no-audit --no-fund", "npm run build"],
+        service: "root dist/shop/browser",
+        look_at: "",
+    },
+    Case {
+        files: &[("mkdocs.yml", "site_name: x\n"), ("requirements.txt", "mkdocs==1.6.1\n")],
+        what: "a MkDocs site",
+        build: &[
+            "python3 -m venv --without-pip .venv",
+            "PIP -r requirements.txt",
+            ".venv/bin/mkdocs build --strict --quiet",
+        ],
+        service: "root site",
+        look_at: "",
+    },
+];
+
+#[test]
+fn sites_are_recognised() {
+    check(SITES);
+}
+
+const NODE: &[Case] = &[
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"name":"express-app","scripts":{"start":"node ./bin/www"},"dependencies":{"express":"~4.16"}}"#,
+            ),
+            ("bin/www", "var port = process.env.PORT"),
+            ("package-lock.json", ""),
+        ],
+        what: "an Express application",
+        build: &["npm ci --omit=dev --no-audit --no-fund"],
+        service: "exec node ./bin/www",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"packageManager":"pnpm@9.15.4+sha512.abc","scripts":{"build":"tsc","start":"node dist/main.js"},"dependencies":{"fastify":"5"},"devDependencies":{"typescript":"5"}}"#,
+            ),
+            ("pnpm-lock.yaml", "lockfileVersion: '9.0'\n"),
+            (
+                "src/main.ts",
+                "app.listen({ port: Number(process.env.PORT) }); app.get('/healthz', ok)",
+            ),
+        ],
+        what: "a Fastify application",
+        build: &[
+            "npx --yes pnpm@9.15.4 install --frozen-lockfile",
+            "npx --yes pnpm@9.15.4 run build",
+            "CI=true npx --yes pnpm@9.15.4 prune --prod --ignore-scripts",
+        ],
+        service: "exec node dist/main.js",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"packageManager":"yarn@4.9.1","scripts":{"start":"NODE_OPTIONS=--enable-source-maps tsx watch src/main.ts"},"dependencies":{"tsx":"4","koa":"2"}}"#,
+            ),
+            ("yarn.lock", "__metadata:\n  version: 8\n"),
+        ],
+        what: "a Koa application",
+        build: &[
+            "export YARN_HTTP_PROXY=$http_proxy YARN_HTTPS_PROXY=$https_proxy",
+            "npx --yes --package=@yarnpkg/cli-dist@4.9.1 yarn install --immutable",
+        ],
+        service: "exec env NODE_OPTIONS=--enable-source-maps node_modules/.bin/tsx src/main.ts",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"scripts":{"dev":"next dev","build":"next build","start":"next start"},"dependencies":{"next":"15"}}"#,
+            ),
+            ("package-lock.json", ""),
+            ("next.config.mjs", "export default {}"),
+        ],
+        what: "a Next.js application",
+        build: &[
+            "npm ci --include=dev --no-audit --no-fund",
+            "npm run build",
+            "rm -rf .next/cache",
+            "npm prune --omit=dev --no-audit --no-fund",
+        ],
+        service: "exec node_modules/.bin/next start --port $PORT --hostname 127.0.0.1",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"scripts":{"start":"npm run serve","serve":"json-server --watch db.json --port 3000"},"devDependencies":{"json-server":"0.17"}}"#,
+            ),
+            ("package-lock.json", ""),
+        ],
+        what: "a JSON Server",
+        // What it starts with is a tool of development, so that is installed too.
+        build: &["npm ci --include=dev --no-audit --no-fund"],
+        service: "exec node_modules/.bin/json-server db.json --port $PORT --host 127.0.0.1",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"scripts":{"prestart":"node seed.js","start":"node app.js"},"dependencies":{"express":"5"}}"#,
+            ),
+            ("package-lock.json", ""),
+            ("app.js", "const app = express()\napp.listen(3000)\n"),
+        ],
+        what: "an Express application",
+        build: &["npm ci --include=dev --no-audit --no-fund"],
+        service: "exec npm start",
+        look_at: "app.js:2 listens on a fixed port",
+    },
+    Case {
+        files: &[
+            ("package.json", r#"{"main":"index.js"}"#),
+            ("index.js", "require('http').createServer(f).listen(process.env.PORT)"),
+        ],
+        what: "a Node.js program",
+        build: &[],
+        service: "exec node index.js",
+        look_at: "",
+    },
+];
+
+#[test]
+fn node_servers_are_recognised() {
+    check(NODE);
+}
