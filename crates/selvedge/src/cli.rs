@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::ArgValueCompleter;
 use selvedge_model::{AppName, Host, SiteId};
 
-use crate::verbs::{completions, console, man};
+use crate::verbs::{completions, console, man, remote};
 
 /// One edge out of machines at any provider.
 #[derive(Debug, Parser)]
@@ -112,6 +112,13 @@ pub(crate) enum Verb {
     #[command(after_help = "Examples:
   selvedge agent --site fra --data /var/lib/selvedge-fra --fabric /var/lib/selvedge/fabric.sock")]
     Agent(Agent),
+    /// Give this repository the git remote `selvedge`, for plain git with no token typed.
+    #[command(after_help = "Examples:
+  selvedge remote  # then: git push selvedge HEAD:main")]
+    Remote(remote::Remote),
+    /// Answer git's question for the token.
+    #[command(hide = true)]
+    Credential(remote::Credential),
     /// Print a script that lets a shell complete verbs, options, apps, sites and cities.
     #[command(after_help = "Examples:
   selvedge completions bash > ~/.local/share/bash-completion/completions/selvedge

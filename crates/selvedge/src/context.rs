@@ -14,7 +14,7 @@ use crate::contract;
 use crate::failure::{Code, Failure, OrFail as _, Outcome};
 
 /// The git remote that says where an app is deployed.
-const REMOTE: &str = "selvedge";
+pub(crate) const REMOTE: &str = "selvedge";
 
 /// A control that was found.
 pub(crate) struct Control {
@@ -74,10 +74,11 @@ pub(crate) fn read_box(data: &Path) -> Option<DevInfo> {
 /// Finds control: flags and variables, then the git remote, then a running box.
 pub(crate) fn find_control(connection: &Connection) -> Outcome<Control> {
     let dev = running_box();
+    let remote = if connection.control_url.is_none() { remote() } else { None };
     let url = connection
         .control_url
         .clone()
-        .or_else(|| remote().map(|remote| remote.control))
+        .or_else(|| remote.as_ref().map(|remote| remote.control.clone()))
         .or_else(|| dev.as_ref().map(|dev| dev.control.clone()))
         .ok_or_else(|| {
             Failure::new(
@@ -88,7 +89,9 @@ pub(crate) fn find_control(connection: &Connection) -> Outcome<Control> {
         })?;
     let url = url.trim_end_matches('/').to_owned();
     let dev = dev.filter(|dev| dev.control == url);
-    let token = token(connection, dev.as_ref(), &url)?;
+    let known = remote.and_then(|remote| remote.token);
+    let known = known.map(Token).or_else(|| dev.as_ref().map(|dev| dev.token.clone()));
+    let token = token(connection, known, &url)?;
     let ca = connection.ca.clone().or_else(|| dev.as_ref().map(|dev| dev.ca.clone()));
     let client =
         Client::new(&ClientConfig { url: url.clone(), token: token.clone(), ca: ca.clone() })
@@ -97,7 +100,8 @@ pub(crate) fn find_control(connection: &Connection) -> Outcome<Control> {
     Ok(Control { client, git, token, ca, dev })
 }
 
-fn token(connection: &Connection, dev: Option<&DevInfo>, url: &str) -> Outcome<Token> {
+/// The token that was given, else the one that is `known`.
+fn token(connection: &Connection, known: Option<Token>, url: &str) -> Outcome<Token> {
     if let Some(path) = &connection.token_file {
         let text = std::fs::read_to_string(path).or_fail(
             Code::Usage,
@@ -110,7 +114,7 @@ fn token(connection: &Connection, dev: Option<&DevInfo>, url: &str) -> Outcome<T
     if let Some(token) = std::env::var("SELVEDGE_TOKEN").ok().filter(|token| !token.is_empty()) {
         return Ok(Token(token));
     }
-    dev.map(|dev| dev.token.clone()).ok_or_else(|| {
+    known.ok_or_else(|| {
         Failure::new(
             Code::Control,
             format!("there is no token for control at {url}"),
@@ -141,16 +145,28 @@ pub(crate) fn client_failure(error: ClientError) -> Failure {
 }
 
 /// The git remote `selvedge` taken apart.
+#[derive(Debug, PartialEq)]
 struct Remote {
     control: String,
     repository: Option<RepositoryName>,
+    /// The password, where the URL holds one.
+    token: Option<String>,
 }
 
 fn remote() -> Option<Remote> {
-    let url = git(Path::new("."), &["remote", "get-url", REMOTE])?;
+    take_apart(&git(Path::new("."), &["remote", "get-url", REMOTE])?)
+}
+
+fn take_apart(url: &str) -> Option<Remote> {
     let (control, path) = url.split_once("/git/")?;
-    let repository = path.trim_end_matches('/').trim_end_matches(".git");
-    Some(Remote { control: control.to_owned(), repository: RepositoryName::new(repository).ok() })
+    let repository = RepositoryName::new(path.trim_end_matches('/').trim_end_matches(".git")).ok();
+    let (scheme, authority) = control.split_once("://")?;
+    let (user, host) = match authority.rsplit_once('@') {
+        Some((user, host)) => (Some(user), host),
+        None => (None, authority),
+    };
+    let token = user.and_then(|user| user.split_once(':')).map(|(_, token)| token.to_owned());
+    Some(Remote { control: format!("{scheme}://{host}"), repository, token })
 }
 
 /// What a git command prints, trimmed, if it succeeds.
@@ -277,4 +293,23 @@ pub(crate) fn git_credentials(control: &Control) -> Vec<(String, String)> {
         variables.push((format!("GIT_CONFIG_VALUE_{index}"), value));
     }
     variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remotes_are_taken_apart() {
+        let remote = |token: Option<&str>| {
+            Some(Remote {
+                control: "http://127.0.0.1:7070".into(),
+                repository: RepositoryName::new("shop").ok(),
+                token: token.map(str::to_owned),
+            })
+        };
+        assert_eq!(take_apart("http://127.0.0.1:7070/git/shop.git"), remote(None));
+        assert_eq!(take_apart("http://x:abc@127.0.0.1:7070/git/shop.git"), remote(Some("abc")));
+        assert_eq!(take_apart("git@example.com:shop.git"), None);
+    }
 }

@@ -33,14 +33,16 @@ pub(crate) fn markdown(command: Command) -> String {
     let mut page = String::from(
         "# Command line\n\nWhat `--help` says, verb by verb. Every verb also takes the options at the end.\n\n",
     );
-    for (heading, verbs) in crate::help::GROUPS {
+    let groups = crate::help::groups();
+    for (heading, verbs) in &groups {
         page.push_str(&format!("- {heading}: "));
         let links: Vec<String> =
             verbs.iter().map(|verb| format!("[`{verb}`](#selvedge-{verb})")).collect();
         page.push_str(&format!("{}\n", links.join(", ")));
     }
-    let groups = crate::help::GROUPS.iter().flat_map(|(_, verbs)| *verbs);
-    for verb in groups.filter_map(|verb| command.find_subcommand(verb)) {
+    for verb in
+        groups.iter().flat_map(|(_, verbs)| verbs).filter_map(|verb| command.find_subcommand(verb))
+    {
         section(verb, verb.get_name(), &mut page);
     }
     page.push_str("\n## Every verb\n\n");

@@ -14,7 +14,8 @@ pub(crate) async fn follow(mut events: EventStream, terminal: Terminal) -> Outco
         match event {
             PushEvent::Queued { ahead: 0 } => {}
             PushEvent::Queued { ahead } => {
-                terminal.line(format!("waiting for {ahead} earlier push(es)"))
+                let pushes = if ahead == 1 { "push" } else { "pushes" };
+                terminal.line(format!("waiting for {ahead} earlier {pushes}"))
             }
             PushEvent::StageStarted { .. } => {}
             PushEvent::StageFinished { stage, duration_ms, note } => {
@@ -47,16 +48,18 @@ pub(crate) fn conclude(push: &Push, terminal: Terminal) -> Outcome {
     let (failure, kept) = match &push.state {
         PushState::Live => {
             for app in &push.apps {
-                let text =
-                    format!("{} {} is live at {} site(s).", app.app, app.release, app.sites.len());
+                let sites = app.sites.len();
+                let sites = if sites == 1 { "1 site".into() } else { format!("{sites} sites") };
+                let text = format!("{} {} is live at {sites}.", app.app, app.release);
                 terminal.line(terminal.paint(Look::Good, text));
             }
             return Ok(());
         }
         PushState::Refused(failure) => (failure, "what was live is live, untouched"),
-        PushState::RolledBack(failure) => {
-            (failure, "the previous release is live again and main says so: git pull")
-        }
+        PushState::RolledBack(failure) => (
+            failure,
+            "the previous release is live again and main says so: `git pull selvedge main`",
+        ),
         PushState::Queued | PushState::Preparing | PushState::Committing => {
             return Err(Failure::new(
                 Code::Failed,

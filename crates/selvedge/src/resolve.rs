@@ -15,15 +15,15 @@ use tokio::net::{TcpStream, UdpSocket};
 
 /// How long one try may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// How often UDP is tried.
+/// How often UDP is tried, each time at the next server.
 const TRIES: usize = 3;
 /// The largest UDP answer asked for (the DNS flag day's advice of 2020).
 const UDP_SIZE: u16 = 1_232;
 
-/// The addresses of `host` in the order that `server` gives them, as asked from `subnet`.
-/// Falls back to TCP when the answer is truncated.
+/// The addresses of `host` in the order that a server gives them, as asked from `subnet`. Of the
+/// servers the first that answers counts. Falls back to TCP when the answer is truncated.
 pub(crate) async fn lookup(
-    server: SocketAddr,
+    servers: &[SocketAddr],
     host: &str,
     subnet: Option<Ipv4Net>,
 ) -> anyhow::Result<Vec<IpAddr>> {
@@ -31,8 +31,8 @@ pub(crate) async fn lookup(
     getrandom::fill(&mut id).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     let id = u16::from_be_bytes(id);
     let query = query(id, host, subnet)?;
-    let mut last = None;
-    for _ in 0..TRIES {
+    let mut last = anyhow::anyhow!("there is no DNS server to ask");
+    for server in servers.iter().copied().cycle().take(TRIES) {
         match tokio::time::timeout(TIMEOUT, ask_udp(server, &query)).await {
             Ok(Ok(answer)) if answer.header().tc() => {
                 let answer = tokio::time::timeout(TIMEOUT, ask_tcp(server, &query))
@@ -41,13 +41,11 @@ pub(crate) async fn lookup(
                 return addresses(id, host, &answer);
             }
             Ok(Ok(answer)) => return addresses(id, host, &answer),
-            Ok(Err(error)) => last = Some(error),
-            Err(_) => last = Some(anyhow::anyhow!("it did not answer")),
+            Ok(Err(error)) => last = error.context(format!("DNS at {server} failed")),
+            Err(_) => last = anyhow::anyhow!("DNS at {server} did not answer"),
         }
     }
-    Err(last
-        .unwrap_or_else(|| anyhow::anyhow!("it was not asked"))
-        .context(format!("DNS at {server} failed")))
+    Err(last)
 }
 
 fn query(id: u16, host: &str, subnet: Option<Ipv4Net>) -> anyhow::Result<Vec<u8>> {

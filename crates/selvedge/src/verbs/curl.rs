@@ -16,6 +16,7 @@ use selvedge_api::DevInfo;
 use selvedge_model::geo::{City, DistanceModel, Point, RoundTrips as _};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 use crate::cli::{Connection, Curl};
 use crate::failure::{Code, Failure, OrFail as _, Outcome};
@@ -119,19 +120,29 @@ pub(crate) async fn fetch(dev: &DevInfo, url: &str, city: Option<&City>) -> Outc
         Some(app) => format!("{app}.{}", dev.zone),
         None => target.host.clone(),
     };
-    let addresses = resolve::lookup(dev.dns, &name, city.map(City::subnet)).await.or_fail(
+    // Every site serves the zone, so another answers where the first does not.
+    let sites = dev.sites.iter().map(|site| SocketAddr::new(site.address, dev.dns.port()));
+    let servers: Vec<SocketAddr> = std::iter::once(dev.dns).chain(sites.rev()).collect();
+    let addresses = resolve::lookup(&servers, &name, city.map(City::subnet)).await.or_fail(
         Code::Failed,
         format!("{name} can't be resolved"),
         "is the app live? `selvedge status` tells",
     )?;
-    let ip = *addresses.first().ok_or_else(|| {
+    let nobody = || {
         Failure::new(
             Code::Failed,
             format!("DNS names no site for {name}"),
             "`selvedge why APP` tells why",
         )
-    })?;
-    fetch_from(dev, url, &target, ip, city).await
+    };
+    let (last, others) = addresses.split_last().ok_or_else(nobody)?;
+    // As clients do: an address that takes no connection is passed over.
+    for ip in others {
+        if TcpStream::connect((*ip, target.port)).await.is_ok() {
+            return fetch_from(dev, url, &target, *ip, city).await;
+        }
+    }
+    fetch_from(dev, url, &target, *last, city).await
 }
 
 /// Fetches `url` at one site, without asking DNS.
@@ -218,9 +229,8 @@ async fn exchange(
         .then(|| selvedge_api::trust(ca).with_context(|| format!("can't read {}", ca.display())))
         .transpose()?;
     let started = Instant::now();
-    let stream = tokio::net::TcpStream::connect(address)
-        .await
-        .with_context(|| format!("no connection to {address}"))?;
+    let stream =
+        TcpStream::connect(address).await.with_context(|| format!("no connection to {address}"))?;
     stream.set_nodelay(true)?;
     match tls {
         None => request(target, started, stream).await,

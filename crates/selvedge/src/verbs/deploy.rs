@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use selvedge_api::ClientError;
 use selvedge_model::PushState;
 use serde::Serialize;
 use tokio::process::Command;
@@ -45,6 +46,11 @@ pub(crate) async fn run(deploy: Deploy, connection: &Connection, terminal: Termi
             "{changed} {files} here {are} not committed and will not be deployed; `git status` lists them"
         ));
     }
+    match git(&top, &["symbolic-ref", "--quiet", "--short", "HEAD"]) {
+        Some(branch) if branch == "main" => {}
+        Some(branch) => terminal.warn(format!("you are on {branch}; it is deployed as main")),
+        None => terminal.warn("HEAD is on no branch; its commit is deployed as main"),
+    }
     let control = find_control(connection)?;
     // What control is reached with is checked first, so that git's words need no guessing.
     control.client.version().await.map_err(client_failure)?;
@@ -52,11 +58,13 @@ pub(crate) async fn run(deploy: Deploy, connection: &Connection, terminal: Termi
     let push = match control.client.pushes(&repository).await {
         Ok(pushes) => pushes.into_iter().find(|push| push.new_commit == commit),
         // A repository whose first push never came to be is unknown to control.
-        Err(_) if !ok => None,
+        Err(ClientError::Problem(_)) if !ok => None,
+        Err(error) if !ok => return Err(went_away(error)),
         Err(error) => return Err(client_failure(error)),
     };
     let ended = push.as_ref().map(|push| push.state.clone());
-    terminal.object(&Report { repository, commit, uncommitted: changed, ok, push })?;
+    let report = Report { repository, commit, uncommitted: changed, ok, push };
+    terminal.object(&report)?;
     if ok {
         return Ok(());
     }
@@ -69,15 +77,51 @@ pub(crate) async fn run(deploy: Deploy, connection: &Connection, terminal: Termi
         Some(PushState::RolledBack(failure)) => Failure::new(
             Code::Refused,
             format!("the push was rolled back at {}: {}", failure.stage, failure.reason),
-            "`selvedge releases` shows what is live now; main says so too: git pull",
+            "the release before is live again and main says so: `selvedge remote`, then `git pull selvedge main`",
         ),
         // Live already, or no push at all: then it was git that refused.
-        Some(_) | None => Failure::new(
-            Code::Failed,
-            "git could not push",
-            "git's own words stand above; if main has moved, run `git pull --rebase` and deploy again",
-        ),
+        Some(_) | None => not_pushed(&control, &top, report.repository.as_str()),
     })
+}
+
+fn went_away(error: ClientError) -> Failure {
+    let failure = client_failure(error);
+    Failure {
+        error: failure.error.context("control went away during the push"),
+        hint: Some(
+            "when it is back it completes or undoes what it had begun: see `selvedge status`"
+                .into(),
+        ),
+        code: failure.code,
+    }
+}
+
+/// Why git itself did not push: nearly always because main is ahead of what is here.
+fn not_pushed(control: &Control, top: &Path, repository: &str) -> Failure {
+    let url = format!("{}/{repository}.git", control.git);
+    let listed = std::process::Command::new("git")
+        .arg("-C")
+        .arg(top)
+        .args(["ls-remote", &url, "refs/heads/main"])
+        .envs(git_credentials(control))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    let listed = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let main = listed.ok().and_then(|line| line.split_whitespace().next().map(str::to_owned));
+    match main {
+        Some(main) if git(top, &["merge-base", "--is-ancestor", &main, "HEAD"]).is_none() => {
+            Failure::new(
+                Code::Usage,
+                format!(
+                    "main is at {}, which this branch does not have: a rollback, or somebody else's push",
+                    main.get(..12).unwrap_or(&main)
+                ),
+                "run `selvedge remote` once, then `git pull --rebase selvedge main`, and deploy again",
+            )
+        }
+        _ => Failure::new(Code::Failed, "git could not push", "its own words stand above"),
+    }
 }
 
 /// Pushes HEAD of the repository at `top` to main of `repository`, with git's own words on

@@ -9,6 +9,7 @@ mod deploy;
 pub(crate) mod init;
 pub(crate) mod man;
 mod releases;
+pub(crate) mod remote;
 mod rollback;
 pub(crate) mod schema;
 mod sites;
@@ -51,6 +52,8 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
         Verb::Curl(curl) => curl::run(curl, &connection, terminal).await,
         Verb::Control(options) => serve::control(options, terminal).await,
         Verb::Agent(options) => serve::agent(options, terminal).await,
+        Verb::Remote(options) => remote::run(options, &connection, terminal),
+        Verb::Credential(options) => remote::credential(&options, &connection),
         Verb::Completions(options) => completions::run(&options, terminal),
         Verb::Man(options) => man::run(&options, terminal),
     }

@@ -22,7 +22,7 @@ pub(crate) async fn run(
     terminal.object(&push)?;
     progress::conclude(&push, terminal)?;
     terminal.line(format!(
-        "main is now {}; `git pull` brings the commit here.",
+        "main is now {}; `selvedge remote` once, and `git pull selvedge main` brings it here.",
         short(&push.new_commit)
     ));
     Ok(())

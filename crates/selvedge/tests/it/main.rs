@@ -6,6 +6,8 @@ mod harness;
 #[cfg(test)]
 mod command_line;
 #[cfg(test)]
+mod guide;
+#[cfg(test)]
 mod kills;
 #[cfg(test)]
 mod refusals;

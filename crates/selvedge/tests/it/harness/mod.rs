@@ -24,7 +24,7 @@ pub(crate) struct Planet {
     arguments: Vec<String>,
     supervisor: Child,
     // Last, so that the processes end before their directory goes.
-    directory: tempfile::TempDir,
+    directory: Option<tempfile::TempDir>,
 }
 
 impl Planet {
@@ -32,6 +32,13 @@ impl Planet {
     pub(crate) async fn start(sites: usize, arguments: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("selvedge-test-").tempdir().unwrap();
         let data = directory.path().join("box");
+        let mut planet = Self::start_at(&data, sites, arguments).await;
+        planet.directory = Some(directory);
+        planet
+    }
+
+    /// The same in a directory that the test keeps.
+    pub(crate) async fn start_at(data: &Path, sites: usize, arguments: &[&str]) -> Self {
         let ports = free_ports(sites);
         let mut all: Vec<String> = ["dev", "--json", "--sites"].map(String::from).to_vec();
         all.push(sites.to_string());
@@ -41,7 +48,7 @@ impl Planet {
         all.extend(["--data".into(), data.to_string_lossy().into_owned()]);
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         let (supervisor, info) = launch(&all).await;
-        Self { data, info, arguments: all, supervisor, directory }
+        Self { data: data.to_owned(), info, arguments: all, supervisor, directory: None }
     }
 
     /// Starts the supervisor again on the same data, after it has ended.
@@ -118,8 +125,10 @@ impl Planet {
 /// A failed test leaves its box's logs to be looked at.
 impl Drop for Planet {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.directory.disable_cleanup(true);
+        if std::thread::panicking()
+            && let Some(directory) = &mut self.directory
+        {
+            directory.disable_cleanup(true);
             eprintln!("the box of the failed test is kept in {}", self.data.display());
         }
     }
