@@ -16,7 +16,12 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use selvedge_fabric::layout::{Layout, LayoutError};
 use selvedge_model::{Digest, Generation};
+
+/// The versions of an agent's data directory: the ledger, and the logs beside it.
+const LAYOUT: Layout =
+    Layout { kind: "agent", migrations: &[], unstamped: &["ledger"], neutral: &["ledger.lock"] };
 
 /// First word of every file; the number is the format's version.
 const FORMAT: &str = "selvedge-ledger/1";
@@ -34,6 +39,17 @@ pub(crate) struct Record {
     pub(crate) key: String,
     pub(crate) generation: Generation,
     pub(crate) value: Vec<u8>,
+}
+
+/// Why the ledger can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// The agent's data directory is not one, or is of a later version.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A file can't be used.
+    #[error(transparent)]
+    File(#[from] io::Error),
 }
 
 /// A change of the ledger.
@@ -64,17 +80,21 @@ pub(crate) struct Opened {
 
 impl Ledger {
     /// Opens or creates the ledger in `data` and reads all of it.
-    pub(crate) fn open(data: &Path) -> io::Result<Opened> {
+    pub(crate) fn open(data: &Path) -> Result<Opened, OpenError> {
+        LAYOUT.inspect(data)?;
+        private_directory(data)?;
+        let lock = Arc::new(lock(&data.join("ledger.lock"))?);
+        LAYOUT.open(data)?;
         let directory = data.join("ledger");
         private_directory(&directory)?;
         let ledger = Self {
             aside: data.join("ledger-set-aside"),
             temporary: Arc::new(AtomicU64::new(0)),
             directory: directory.clone(),
-            _lock: Arc::new(lock(&data.join("ledger.lock"))?),
+            _lock: lock,
         };
         match fs::remove_dir_all(ledger.scratch()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => private_directory(&ledger.scratch())?,
         }
         let mut files = Vec::new();
@@ -293,6 +313,24 @@ mod tests {
         assert_eq!(fs::read_dir(data.path().join("ledger-set-aside")).unwrap().count(), 4);
         drop(again);
         assert_eq!(Ledger::open(data.path()).unwrap().problems.len(), 0);
+    }
+
+    #[test]
+    fn a_ledger_of_a_later_version_is_left_as_it_is() {
+        let data = tempfile::tempdir().unwrap();
+        let opened = Ledger::open(data.path()).unwrap();
+        opened.ledger.write(&record("pin-keys", 1, "old")).unwrap();
+        drop(opened);
+        fs::write(data.path().join("version"), "agent 2\n").unwrap();
+        let refusal = Ledger::open(data.path()).unwrap_err().to_string();
+        assert!(refusal.contains("newer Selvedge (data version 2"), "{refusal}");
+        // As the first agent left it.
+        fs::remove_file(data.path().join("version")).unwrap();
+        assert_eq!(Ledger::open(data.path()).unwrap().records, [record("pin-keys", 1, "old")]);
+        let stranger = tempfile::tempdir().unwrap();
+        fs::write(stranger.path().join("thesis.txt"), "").unwrap();
+        Ledger::open(stranger.path()).unwrap_err();
+        assert_eq!(fs::read_dir(stranger.path()).unwrap().count(), 1);
     }
 
     #[test]

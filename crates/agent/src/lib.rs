@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use selvedge_fabric::SharedFabric;
+use selvedge_fabric::layout::LayoutError;
 use selvedge_model::SiteId;
 use selvedge_proxy::{Limits, Proxy, Snapshot};
 use selvedge_runtime::{Runtime, RuntimeError};
@@ -46,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::documents::Documents;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, OpenError};
 use crate::reconciler::{Outputs, Reconciler, Setup};
 use crate::report::Identity;
 use crate::status::Status;
@@ -79,6 +80,8 @@ pub struct Config {
     pub hidden: Vec<PathBuf>,
     /// Run workloads without a sandbox where the machine can't make one.
     pub allow_unsafe: bool,
+    /// The table of tenants' user ids; `None`: the machine's.
+    pub tenants: Option<PathBuf>,
     /// Add to responses and error pages what a developer wants to know.
     pub explain: bool,
 }
@@ -108,6 +111,9 @@ pub enum AgentError {
         /// Why, in words.
         reason: String,
     },
+    /// The agent's own directory is another's, or of a later version of Selvedge.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// Workloads can't be run.
     #[error("can't run workloads")]
     Runtime(#[source] RuntimeError),
@@ -267,9 +273,12 @@ async fn read_ledger(config: &Config) -> Result<(Ledger, restore::Restored), Age
         Ok((opened.ledger, restored))
     })
     .await;
-    read.map_err(std::io::Error::other).flatten().map_err(|error| AgentError::Directory {
-        path: config.data.clone(),
-        reason: error.to_string(),
+    let read = read.map_err(|error| OpenError::File(std::io::Error::other(error)));
+    read.flatten().map_err(|error| match error {
+        OpenError::Layout(error) => AgentError::Layout(error),
+        OpenError::File(error) => {
+            AgentError::Directory { path: config.data.clone(), reason: error.to_string() }
+        }
     })
 }
 
@@ -280,6 +289,9 @@ async fn make_runtime(config: &Config) -> Result<Runtime, AgentError> {
     settings.hidden = config.hidden.clone();
     settings.hidden.push(config.data.clone());
     settings.allow_unsafe = config.allow_unsafe;
+    if let Some(tenants) = &config.tenants {
+        settings.tenants.clone_from(tenants);
+    }
     match tokio::task::spawn_blocking(move || Runtime::new(settings)).await {
         Ok(made) => made.map_err(AgentError::Runtime),
         Err(error) => Err(AgentError::Runtime(RuntimeError::Setup(error.to_string()))),

@@ -62,6 +62,8 @@ pub struct Config {
     pub executable: PathBuf,
     /// Run builds without a sandbox where the machine can't make one.
     pub unsafe_builds: bool,
+    /// The table of tenants' user ids; `None`: the machine's.
+    pub tenants: Option<PathBuf>,
 }
 
 /// Why control can't start, or can't go on.
@@ -267,10 +269,12 @@ async fn show(
 
 /// What runs builds and tests. Nothing that runs may see control's data.
 fn sandboxes(config: &Config, data: &DataDirectory) -> Result<Runtime, RuntimeError> {
+    let usual = selvedge_runtime::Config::new(config.executable.clone(), data.join("sandboxes"));
     Runtime::new(selvedge_runtime::Config {
         hidden: vec![data.path().to_owned()],
         allow_unsafe: config.unsafe_builds,
-        ..selvedge_runtime::Config::new(config.executable.clone(), data.join("sandboxes"))
+        tenants: config.tenants.clone().unwrap_or(usual.tenants.clone()),
+        ..usual
     })
 }
 

@@ -5,8 +5,16 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// The version of the directory's layout and documents that this program reads and writes.
-const VERSION: u32 = 1;
+use selvedge_fabric::layout::{Layout, LayoutError};
+
+/// The versions of the directory's layout and of the documents in its store.
+const LAYOUT: Layout = Layout {
+    kind: "control",
+    migrations: &[],
+    unstamped: &[],
+    // What a first start leaves that ended before the version was written.
+    neutral: &["lock"],
+};
 /// The longest of the small files kept here, in bytes.
 const MAX_SMALL_FILE: u64 = 1 << 16;
 
@@ -45,17 +53,9 @@ pub enum DataError {
         /// The other process, if it has written who it is.
         pid: Option<u32>,
     },
-    /// A later version of Selvedge has written it.
-    #[error(
-        "{} was written by a newer Selvedge (data version {found}, and this one knows {VERSION}): run that version, or choose another directory with --data",
-        path.display()
-    )]
-    Newer {
-        /// The directory.
-        path: PathBuf,
-        /// Its version.
-        found: u32,
-    },
+    /// It is another's, or of a later version of Selvedge.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// A file there is not what it should be.
     #[error("{} is not as it was written: {reason}", path.display())]
     Damaged {
@@ -81,26 +81,14 @@ pub enum DataError {
 impl DataDirectory {
     /// Makes the directory if need be, locks it and checks its version.
     pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
+        LAYOUT.inspect(path)?;
         private_directory(path)?;
         // Children work in other directories.
         let path = &path
             .canonicalize()
             .map_err(|source| DataError::File { path: path.to_owned(), source })?;
         let lock = lock(path)?;
-        let version = path.join("version");
-        match read_small(&version)? {
-            None => write_private(&version, format!("{VERSION}\n").as_bytes())?,
-            Some(text) => match text.trim().parse() {
-                Ok(VERSION) => {}
-                Ok(found) if found > VERSION => {
-                    return Err(DataError::Newer { path: path.to_owned(), found });
-                }
-                _ => {
-                    let reason = "it holds no version that this program knows".to_owned();
-                    return Err(DataError::Damaged { path: version, reason });
-                }
-            },
-        }
+        LAYOUT.open(path)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -210,7 +198,23 @@ mod tests {
         std::fs::write(path.join("version"), "2\n").unwrap();
         let error = DataDirectory::open(&path).unwrap_err().to_string();
         assert!(error.contains("newer Selvedge (data version 2"), "{error}");
+        // As the first control wrote it.
+        std::fs::write(path.join("version"), "1\n").unwrap();
+        drop(DataDirectory::open(&path).unwrap());
+        assert_eq!(std::fs::read_to_string(path.join("version")).unwrap(), "control 1\n");
         std::fs::write(path.join("version"), "one").unwrap();
-        assert!(matches!(DataDirectory::open(&path), Err(DataError::Damaged { .. })));
+        assert!(matches!(DataDirectory::open(&path), Err(DataError::Layout(_))));
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_left_as_it_is() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path();
+        std::fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(path.join("thesis.txt"), "").unwrap();
+        let error = DataDirectory::open(path).unwrap_err().to_string();
+        assert!(error.contains("is not the data directory of a Selvedge control"), "{error}");
+        assert_eq!(std::fs::read_dir(path).unwrap().count(), 1);
+        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o755);
     }
 }

@@ -31,6 +31,7 @@ mod blob;
 pub mod client;
 pub mod embedded;
 mod error;
+pub mod layout;
 mod limits;
 pub mod server;
 mod types;

@@ -16,6 +16,7 @@ mod disk;
 mod egress;
 mod environment;
 mod guard;
+mod ids;
 mod limits;
 mod link;
 mod output;
@@ -37,6 +38,7 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 pub use disk::Reserve;
+pub use ids::ReservedIds;
 pub use limits::{Excess, Limits};
 pub use supervisor::{Connector, Workload};
 pub use task::{TaskOutcome, TaskSpec};
@@ -68,10 +70,17 @@ pub struct Config {
     /// addresses are never reached.
     pub egress_allow: Vec<IpNet>,
     /// The table of tenants' user ids, for runtimes with root. All of a machine's runtimes should
-    /// share one, so that no two tenants share a user: [`Config::TENANTS`].
+    /// share one, so that no two tenants share a user: [`Config::TENANTS`]. A box has its own, with
+    /// ids of its own: [`ReservedIds`].
     pub tenants: PathBuf,
     /// What tasks must leave free on the disk that they write to.
     pub reserve: Reserve,
+}
+
+/// Removes the control groups of sandboxes whose processes are gone, as far as this user may, and
+/// returns their paths. The next sandbox that is started does so too, beside its own.
+pub fn sweep() -> Vec<PathBuf> {
+    cgroup::sweep::machine()
 }
 
 impl Config {

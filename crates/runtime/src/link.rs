@@ -67,7 +67,7 @@ impl Shim {
         let (ours, theirs) = channel::pair().map_err(|e| setup("make a socket pair", e))?;
         let (output, write_end) = output_pipe().map_err(|e| setup("make a pipe", e))?;
         let hello = hello(launch).map_err(|e| setup("describe the program", e))?;
-        let child = command(executable, theirs, write_end)
+        let child = command(executable, &launch.mount_point, theirs, write_end)
             .spawn()
             .map_err(|e| setup(&format!("run {}", executable.display()), e))?;
         let link = Link::new(ours).map_err(|e| setup("watch the shim", e))?;
@@ -278,10 +278,12 @@ fn output_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
 /// where `ps` doesn't see it. It is a process group of its own, so that Ctrl-C at a terminal asks
 /// the runtime to end, which then ends programs in good order. Its parent-death signal is not set, because that is tied to the
 /// thread that starts it, and tokio's come and go; the closing socket does the same.
-fn command(executable: &Path, socket: OwnedFd, output: OwnedFd) -> Command {
+fn command(executable: &Path, mount_point: &Path, socket: OwnedFd, output: OwnedFd) -> Command {
     let mut command = Command::new(executable);
     command
         .arg(SHIM_VERB)
+        // For people who look at `ps`, and to find a shim that has outlived its runtime.
+        .arg(mount_point)
         .env_clear()
         .current_dir("/")
         .process_group(0)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -12,16 +13,20 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
-/// The ids that tenants get, outside those that distributions hand out by default.
-const FIRST: u32 = 700_000;
-const COUNT: u32 = 65_536;
+/// The ids that the machine's tenants get, outside those that distributions hand out by default.
+/// Those of boxes come after them; see [`crate::ids`].
+pub(crate) const MACHINE: Range<u32> = 700_000..765_536;
 /// Nobody's: for trying whether sandboxes work.
-pub(crate) const PROBE: u32 = FIRST - 1;
+pub(crate) const PROBE: u32 = MACHINE.start - 1;
+
+/// First word of the line that gives a table ids other than the machine's: `ids FIRST END`.
+const IDS: &str = "ids";
 
 /// Directories nested deeper than this are not a package manager's doing.
 const MAX_DEPTH: u32 = 256;
 
-/// The table of tenants: a line `ID TENANT` each, shared by all of the machine's runtimes.
+/// The table of tenants: a line `ID TENANT` each, shared by all runtimes of the machine, or by all
+/// of a box.
 #[derive(Debug, Clone)]
 pub(crate) struct Tenants {
     file: PathBuf,
@@ -48,18 +53,21 @@ impl Tenants {
         file.rewind()?;
         let mut text = String::new();
         file.read_to_string(&mut text)?;
+        let ids = ids(&text);
         let known: BTreeMap<&str, u32> = text
             .lines()
             .filter_map(|line| line.split_once(' '))
             .filter_map(|(id, tenant)| Some((tenant, id.parse().ok()?)))
+            .filter(|(_, id)| ids.contains(id))
             .collect();
         if let Some(id) = known.get(tenant) {
             return Ok(*id);
         }
-        let id = known.values().max().map_or(FIRST, |last| last + 1);
-        if id >= FIRST + COUNT {
+        let id = known.values().max().map_or(ids.start, |last| last + 1);
+        if !ids.contains(&id) {
             return Err(io::Error::other(format!(
-                "all {COUNT} user ids for tenants are taken; remove those that are gone from {}",
+                "all {} user ids for tenants are taken; remove those that are gone from {}",
+                ids.len(),
                 self.file.display()
             )));
         }
@@ -69,6 +77,21 @@ impl Tenants {
         file.sync_all()?;
         Ok(id)
     }
+}
+
+/// The ids that a table gives out: the machine's, unless it says otherwise.
+pub(crate) fn ids(table: &str) -> Range<u32> {
+    let stated = || {
+        let mut words = table.lines().next()?.split(' ');
+        let (word, first, end) = (words.next()?, words.next()?, words.next()?);
+        (word == IDS).then_some(first.parse().ok()?..end.parse().ok()?)
+    };
+    stated().filter(|ids| ids.start >= MACHINE.start).unwrap_or(MACHINE)
+}
+
+/// The line by which a table gives out other ids than the machine's.
+pub(crate) fn ids_line(ids: &Range<u32>) -> String {
+    format!("{IDS} {} {}\n", ids.start, ids.end)
 }
 
 /// Gives a directory and all in it to a user. It goes by descriptors and never follows a symbolic

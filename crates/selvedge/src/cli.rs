@@ -154,9 +154,12 @@ pub(crate) struct Dev {
     /// How long after its death a process is started again: `1s`, `500ms`, or `never`.
     #[arg(long, default_value = "1s", value_parser = restart_after, value_name = "DURATION")]
     pub(crate) restart_after: RestartAfter,
-    /// Forget everything that an earlier box left in the directory.
+    /// Forget everything that an earlier box left in the directory, and start anew.
     #[arg(long)]
     pub(crate) reset: bool,
+    /// Remove the box and everything it has left on this machine, and start nothing.
+    #[arg(long, conflicts_with = "reset")]
+    pub(crate) remove: bool,
     /// Where apps that name no host are served, as APP.ZONE.
     #[arg(long, default_value = "edge.test")]
     pub(crate) zone: Host,
@@ -256,6 +259,10 @@ pub(crate) struct Control {
     /// Run builds without a sandbox if this machine can't make one.
     #[arg(long)]
     pub(crate) unsafe_builds: bool,
+    /// The table of tenants' user ids, one for all processes of the machine
+    /// [default: /var/lib/selvedge/tenants].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tenants: Option<PathBuf>,
     #[arg(long, hide = true, value_name = "PID")]
     pub(crate) with_parent: Option<u32>,
 }
@@ -295,6 +302,10 @@ pub(crate) struct Agent {
     /// Run workloads without a sandbox if this machine can't make one.
     #[arg(long)]
     pub(crate) unsafe_builds: bool,
+    /// The table of tenants' user ids, one for all processes of the machine
+    /// [default: /var/lib/selvedge/tenants].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tenants: Option<PathBuf>,
     #[arg(long, hide = true, value_name = "PID")]
     pub(crate) with_parent: Option<u32>,
 }

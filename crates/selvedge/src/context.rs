@@ -44,6 +44,11 @@ pub(crate) fn default_data() -> Outcome<PathBuf> {
     if let Some(data) = std::env::var_os("SELVEDGE_DATA").filter(|data| !data.is_empty()) {
         return Ok(data.into());
     }
+    usual_data()
+}
+
+/// The same without the variable.
+pub(crate) fn usual_data() -> Outcome<PathBuf> {
     let base = std::env::var_os("XDG_DATA_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())

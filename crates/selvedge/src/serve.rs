@@ -27,6 +27,7 @@ pub(crate) async fn control(options: cli::Control, terminal: Terminal) -> Outcom
         in_a_box: options.in_a_box,
         executable: executable()?,
         unsafe_builds: options.unsafe_builds,
+        tenants: options.tenants.as_deref().map(absolute).transpose()?,
     };
     let control = selvedge_control::Control::start(config).await.or_fail(
         Code::Failed,
@@ -115,6 +116,7 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
         executable: executable()?,
         hidden: options.hide.clone(),
         allow_unsafe: options.unsafe_builds,
+        tenants: options.tenants.as_deref().map(absolute).transpose()?,
         explain: options.explain,
     };
     let agent = selvedge_agent::Agent::start(config).await.or_fail(

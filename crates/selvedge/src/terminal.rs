@@ -206,6 +206,18 @@ pub(crate) fn duration(ms: u64) -> String {
     }
 }
 
+/// A size in bytes as people read it: `640 B`, `3.2 kB`, `48 MB`.
+pub(crate) fn size(bytes: u64) -> String {
+    let (unit, name) = match bytes {
+        0..1_000 => return format!("{bytes} B"),
+        1_000..1_000_000 => (1_000, "kB"),
+        1_000_000..1_000_000_000 => (1_000_000, "MB"),
+        _ => (1_000_000_000, "GB"),
+    };
+    let (whole, tenth) = (bytes / unit, bytes % unit * 10 / unit);
+    if whole < 10 { format!("{whole}.{tenth} {name}") } else { format!("{whole} {name}") }
+}
+
 /// How long ago `then_ms` (Unix ms) was at `now_ms`: `just now`, `5 min ago`, `3 days ago`.
 pub(crate) fn ago(then_ms: u64, now_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(then_ms) / 1_000;
@@ -226,6 +238,7 @@ mod tests {
     fn durations() {
         assert_eq!([640, 3_250, 245_000].map(duration), ["640 ms", "3.2 s", "4 min 05 s"]);
         assert_eq!(ago(0, 300_000), "5 min ago");
+        assert_eq!([640, 3_250, 48_000_000].map(size), ["640 B", "3.2 kB", "48 MB"]);
     }
 
     #[test]

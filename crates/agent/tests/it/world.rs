@@ -239,6 +239,7 @@ impl World {
             executable: env!("CARGO_BIN_EXE_selvedge-agent-helper").into(),
             hidden: Vec::new(),
             allow_unsafe: false,
+            tenants: Some(self.directory.path().join("tenants/table")),
             explain: true,
         };
         let agent = Agent::start(config).await.unwrap();

@@ -35,6 +35,7 @@ fn config(data: &Path) -> Config {
         in_a_box: true,
         executable: "/proc/self/exe".into(),
         unsafe_builds: true,
+        tenants: Some(data.with_file_name("tenants")),
     }
 }
 

@@ -10,9 +10,11 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 /// Marks the file as ours ("SELV").
 const APPLICATION: i64 = 0x5345_4C56;
-/// The version of the tables below, kept in `user_version`.
-const VERSION: i64 = 1;
+/// What brings the tables from version 1 to 2, from 2 to 3, and so on. The version is kept in
+/// `user_version`; all missing steps are one transaction with it, so none is ever half taken.
+const MIGRATIONS: &[&str] = &[];
 
+/// The tables of the latest version.
 const TABLES: &str = "
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY NOT NULL,
@@ -138,7 +140,7 @@ pub(super) fn open(directory: &Path) -> Result<Opened, OpenError> {
     let failed = |source| OpenError::Database { path: file.clone(), source };
     let mut connection = Connection::open(&file).map_err(failed)?;
     check_version(&connection, &file)?;
-    prepare(&mut connection).map_err(failed)?;
+    prepare(&mut connection, MIGRATIONS).map_err(failed)?;
     let (incarnation, life, revision) = start_life(&mut connection).map_err(failed)?;
     Ok(Opened { connection, lock, file, incarnation, life, revision })
 }
@@ -241,13 +243,18 @@ fn check_version(connection: &Connection, file: &Path) -> Result<(), OpenError> 
     if application != APPLICATION && !empty {
         return Err(OpenError::Foreign(file.to_owned()));
     }
-    if version > VERSION {
-        return Err(OpenError::Newer { path: file.to_owned(), found: version, known: VERSION });
+    let known = latest(MIGRATIONS);
+    if version > known {
+        return Err(OpenError::Newer { path: file.to_owned(), found: version, known });
     }
     Ok(())
 }
 
-fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
+fn latest(migrations: &[&str]) -> i64 {
+    i64::try_from(migrations.len()).map_or(i64::MAX, |steps| steps.saturating_add(1))
+}
+
+fn prepare(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "journal_mode", "wal")?;
@@ -261,7 +268,15 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
         set_meta(&transaction, "life", 0)?;
         set_meta(&transaction, "revision", 0)?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
+    } else {
+        let missing = migrations.iter().zip(1..).filter(|(_, from)| *from >= version);
+        for (step, from) in missing {
+            tracing::info!(from, "bringing the fabric's store up to date");
+            transaction.execute_batch(step)?;
+        }
+    }
+    if version != latest(migrations) {
+        transaction.pragma_update(None, "user_version", latest(migrations))?;
     }
     transaction.commit()
 }
@@ -279,4 +294,42 @@ fn start_life(connection: &mut Connection) -> rusqlite::Result<(u64, u64, u64)> 
 
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(connection: &Connection) -> i64 {
+        connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn an_older_store_is_brought_up_to_date_whole_or_not_at_all() {
+        let scratch = tempfile::tempdir().unwrap();
+        drop(open(scratch.path()).unwrap());
+        let file = scratch.path().join("fabric.db");
+        let mut connection = Connection::open(&file).unwrap();
+        set_meta(&connection, "revision", 7).unwrap();
+        assert_eq!(version(&connection), 1);
+        let first = "CREATE TABLE added (name TEXT); INSERT INTO added VALUES ('one');";
+        prepare(&mut connection, &[first, "INSERT INTO added VALUES ('two'); SELECT nothing;"])
+            .unwrap_err();
+        assert_eq!(version(&connection), 1);
+        let table = "SELECT count(*) FROM sqlite_master WHERE name = 'added'";
+        assert_eq!(connection.query_row(table, (), |row| row.get(0)), Ok(0));
+        let second = "INSERT INTO added VALUES ('two');";
+        prepare(&mut connection, &[first]).unwrap();
+        prepare(&mut connection, &[first, second]).unwrap();
+        prepare(&mut connection, &[first, second]).unwrap();
+        let rows = "SELECT group_concat(name) FROM added";
+        let rows: String = connection.query_row(rows, (), |row| row.get(0)).unwrap();
+        assert_eq!((version(&connection), rows.as_str()), (3, "one,two"));
+        assert_eq!(meta(&connection, "revision"), Ok(7));
+        drop(connection);
+        let refusal = open(scratch.path()).unwrap_err().to_string();
+        assert!(refusal.contains("has version 3, and this program knows versions up to 1"));
+        let connection = Connection::open(&file).unwrap();
+        assert_eq!(version(&connection), 3, "refused as it is");
+    }
 }

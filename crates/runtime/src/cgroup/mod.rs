@@ -7,6 +7,7 @@
 //! setrlimit(2) where there is one that fits.
 
 mod place;
+pub(crate) mod sweep;
 #[cfg(test)]
 mod tests;
 

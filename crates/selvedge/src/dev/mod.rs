@@ -5,6 +5,8 @@
 //! is production's code with another composition.
 
 mod child;
+mod data;
+mod leftovers;
 mod plan;
 mod ports;
 mod relay;
@@ -14,14 +16,15 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
 use selvedge_api::{AgentInfo, ControlInfo, DevInfo};
 use selvedge_model::SiteId;
+use selvedge_runtime::ReservedIds;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::child::State;
+use self::data::BoxData;
 use self::plan::BoxPlan;
 use crate::contract;
 use crate::failure::{Code, Failure, OrFail as _, Outcome};
@@ -32,6 +35,8 @@ use crate::terminal::{Look, Terminal};
 pub(crate) struct Options {
     /// Where the box keeps everything.
     pub(crate) data: PathBuf,
+    /// Whether that is where a box is unless told otherwise.
+    pub(crate) is_usual_place: bool,
     /// How many sites.
     pub(crate) sites: usize,
     /// TCP port of plain HTTP at every site.
@@ -52,9 +57,6 @@ pub(crate) struct Options {
     pub(crate) unsafe_builds: bool,
 }
 
-/// What to do about a data directory that can't be used.
-const DATA_HINT: &str = "choose a directory of yours with --data DIR, on a disk with room";
-
 /// The name under which control is supervised.
 const CONTROL: &str = "control";
 
@@ -70,9 +72,14 @@ pub(crate) enum Audience {
 /// Runs the box until SIGINT or SIGTERM, or until `token` is cancelled.
 pub(crate) async fn run(options: Options, audience: Audience, token: CancellationToken) -> Outcome {
     let started = std::time::Instant::now();
-    let _lock = prepare_data(&options)?;
     let plan = BoxPlan::new(&options)?;
+    let data = BoxData::lock(&options.data, options.reset)?;
     ports::check(&plan.wanted_ports())?;
+    if let (Some(removed), Audience::Terminal(terminal)) = (data.prepare(options.reset)?, &audience)
+    {
+        terminal.line(removed.words());
+    }
+    let _ids = reserve_ids(&options.data)?;
     plan.write()?;
     let relay = relay::Relay::bind(&[options.http, options.https, options.dns], options.dns)
         .await
@@ -96,79 +103,35 @@ pub(crate) async fn run(options: Options, audience: Audience, token: Cancellatio
     result
 }
 
-/// Makes the directory ours and locks it. `--reset` empties it, if it is a box's.
-fn prepare_data(options: &Options) -> Outcome<Flock<std::fs::File>> {
+/// Removes the box and everything it has left on the machine.
+pub(crate) fn remove(options: &Options, terminal: Terminal) -> Outcome {
     let data = &options.data;
-    contract::private_directory(data)?;
-    let lock = lock(data)?;
-    let marker = data.join("box");
-    let foreign =
-        |entry: &std::fs::DirEntry| entry.file_name() != "lock" && entry.file_name() != "box";
-    let list = || {
-        std::fs::read_dir(data).or_fail(
-            Code::Usage,
-            format!("can't read the directory {}", data.display()),
-            DATA_HINT,
-        )
-    };
-    let mut entries = list()?.flatten().filter(foreign);
-    if !marker.exists() && entries.next().is_some() {
-        return Err(Failure::new(
-            Code::Usage,
-            format!("{} has files that are not a box's", data.display()),
-            "give --data an empty or new directory",
-        ));
+    let parent = data.parent().filter(|_| options.is_usual_place);
+    let removed = data::remove_all(data, parent)?;
+    if let Some(removed) = &removed {
+        terminal.object(removed)?;
+        terminal.line(removed.words());
+        terminal.line(
+            "Git remotes in your own repositories are as they were; where you have added one:",
+        );
+        terminal.line("  git remote remove selvedge");
+    } else {
+        terminal.object(&serde_json::json!({ "data": data, "files": 0 }))?;
+        terminal.line(format!("There is no box in {}: nothing was removed.", data.display()));
     }
-    if options.reset {
-        for entry in list()?.flatten().filter(foreign) {
-            let path = entry.path();
-            let removed = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                std::fs::remove_dir_all(&path)
-            } else {
-                std::fs::remove_file(&path)
-            };
-            removed.or_fail(
-                Code::Failed,
-                format!("can't remove {}", path.display()),
-                "remove it by hand",
-            )?;
-        }
-    }
-    std::fs::write(&marker, "This directory belongs to `selvedge dev`.\n").or_fail(
-        Code::Failed,
-        format!("can't write {}", marker.display()),
-        DATA_HINT,
-    )?;
-    Ok(lock)
+    Ok(())
 }
 
-fn lock(data: &Path) -> Outcome<Flock<std::fs::File>> {
-    let path = data.join("lock");
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .read(true)
-        .open(&path)
-        .or_fail(Code::Usage, format!("can't write {}", path.display()), DATA_HINT)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => {
-            std::fs::write(&path, std::process::id().to_string()).or_fail(
-                Code::Failed,
-                format!("can't write {}", path.display()),
-                DATA_HINT,
-            )?;
-            Ok(lock)
-        }
-        Err(_) => {
-            let pid = std::fs::read_to_string(&path).unwrap_or_default();
-            Err(Failure::new(
-                Code::Taken,
-                format!("process {pid} already runs a box on {}", data.display()),
-                "stop it with Ctrl-C where it runs, or use another directory with --data DIR (and other ports)",
-            ))
-        }
+/// User ids for the box's tenants. An ordinary user's box runs all of them as that user.
+fn reserve_ids(data: &Path) -> Outcome<Option<ReservedIds>> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(None);
     }
+    ReservedIds::reserve(&data.join(data::TENANTS)).map(Some).or_fail(
+        Code::Failed,
+        "can't reserve user ids for the apps of this box",
+        "end another box, or see whether the disk is full",
+    )
 }
 
 /// Every child's state.

@@ -10,6 +10,7 @@ use selvedge_model::id::ProviderName;
 use selvedge_model::{Site, SiteId, Topology};
 
 use super::child::Spec;
+use super::data::TENANTS;
 use super::ports::Wanted;
 use super::{CONTROL, Options, relay};
 use crate::contract;
@@ -111,6 +112,7 @@ impl BoxPlan {
         if self.options.unsafe_builds {
             arguments.push("--unsafe-builds".into());
         }
+        arguments.push(format!("--tenants={}", self.options.data.join(TENANTS).to_string_lossy()));
         Spec {
             name: name.to_owned(),
             executable: self.executable.clone(),

@@ -50,6 +50,9 @@ struct CityReport {
 
 /// Runs the verb. Whatever happens, `--json` prints one object at the end.
 pub(crate) async fn run(demo: Demo, terminal: Terminal) -> Outcome {
+    if demo.dev.remove {
+        return dev::remove(&dev_options(&demo.dev)?, terminal);
+    }
     let started = Instant::now();
     let mut report = Report::default();
     let outcome = perform(&demo, &mut report, terminal).await;

@@ -31,12 +31,11 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
     match cli.verb {
         Verb::Dev(dev) => {
             crate::logging::start("dev", None)?;
-            dev::run(
-                dev_options(&dev)?,
-                dev::Audience::Terminal(terminal),
-                CancellationToken::new(),
-            )
-            .await
+            let options = dev_options(&dev)?;
+            if dev.remove {
+                return dev::remove(&options, terminal);
+            }
+            dev::run(options, dev::Audience::Terminal(terminal), CancellationToken::new()).await
         }
         Verb::Demo(demo) => demo::run(demo, terminal).await,
         Verb::Check(check) => check::run(&check, terminal),
@@ -61,11 +60,13 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
 
 /// The supervisor's options from the command line's.
 fn dev_options(dev: &Dev) -> Outcome<dev::Options> {
+    let usual = context::usual_data();
     let data = match &dev.data {
         Some(data) => data.clone(),
         None => context::default_data()?,
     };
     Ok(dev::Options {
+        is_usual_place: usual.is_ok_and(|usual| usual == data),
         data: std::path::absolute(&data).or_fail(
             Code::Usage,
             format!("{:?} can't be a box's directory", data.display().to_string()),

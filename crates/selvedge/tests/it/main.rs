@@ -10,6 +10,8 @@ mod guide;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod spine;
