@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use selvedge_model::documents::{EpochReport, Installation, Probe};
 use selvedge_model::pin::PinAuthority;
-use selvedge_model::{App, AppReport, Digest, Epoch, EpochState, Generation, Host, hosts};
+use selvedge_model::{AppReport, Digest, Epoch, EpochState, Generation, Host, hosts};
 use selvedge_proxy::{AppView, EpochView, Snapshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ use crate::diff::state;
 use crate::documents::{AppKey, Documents};
 use crate::probe::{probe, targets};
 use crate::reconciler::{Event, Reconciler};
-use crate::snapshot::{active, app_view, floor, host_table};
+use crate::snapshot::{Form, active, app_view, floor, host_table};
 use crate::status::Status;
 
 /// How long after a first bad answer the site asks itself again. Control repeats a failing probe for
@@ -163,20 +163,24 @@ impl Reconciler {
     }
 
     fn swap(&mut self, documents: &Documents, desired: &Desired) -> Vec<String> {
-        let forms = |app: &AppKey| -> Vec<&App> {
+        let forms = |app: &AppKey, published: &PublishedApp| -> Vec<Form<'_>> {
+            let answering = active(&self.setup.site, &published.view);
             desired
                 .epochs
                 .iter()
                 .filter(|(key, _)| &key.app == app)
-                .filter_map(|(_, epoch)| {
-                    self.resources.releases.ready(&(app.0.clone(), epoch.release))
+                .filter_map(|(key, epoch)| {
+                    let name = (app.0.clone(), epoch.release);
+                    let release = self.resources.releases.ready(&name)?;
+                    let answers = answering == Some(key.epoch);
+                    let activated = published.activation.filter(|_| answers);
+                    Some(Form { app: &release.app, activated })
                 })
-                .map(|release| &release.app)
                 .collect()
         };
         let installation = documents.installation.as_ref().map(|it| it.value.as_ref());
         let views = self.published.views.iter();
-        let apps = views.map(|(app, it)| (Arc::clone(&it.view), forms(app)));
+        let apps = views.map(|(app, it)| (Arc::clone(&it.view), forms(app, it)));
         let (hosts, problems) = host_table(apps, installation);
         let pins = documents.pin_keys.as_ref();
         let pins = pins.and_then(|keys| PinAuthority::new(&keys.value).ok());

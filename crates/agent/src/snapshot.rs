@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use selvedge_model::documents::Installation;
-use selvedge_model::{Activation, App, Epoch, Host, Release, ServiceName, SiteId, hosts};
+use selvedge_model::{
+    Activation, App, Epoch, Generation, Host, Release, ServiceName, SiteId, hosts,
+};
 use selvedge_proxy::{AppView, EpochView, RouteView, Target};
 
 use crate::desired::{EpochKey, selected};
@@ -86,33 +88,50 @@ pub(crate) fn floor_without_record(site: &SiteId, activation: &Activation) -> Op
     selected(site, Some(activation)).min()
 }
 
-/// The hosts of apps, and in words those that two apps claim; the first app keeps such a host.
+/// A release of an app as it bears on hosts.
+pub(crate) struct Form<'a> {
+    /// The normal form.
+    pub(crate) app: &'a App,
+    /// When it was activated, if it is what the site answers with.
+    pub(crate) activated: Option<Generation>,
+}
+
+/// The hosts of apps, and in words those that two apps claim. A host is the app's whose answering
+/// release has it, of several the one that was activated last: so a host passes from one app to
+/// another with the other's activation. Of equal claims the first app's stands.
 pub(crate) fn host_table<'a>(
-    apps: impl Iterator<Item = (Arc<AppView>, Vec<&'a App>)>,
+    apps: impl Iterator<Item = (Arc<AppView>, Vec<Form<'a>>)>,
     installation: Option<&Installation>,
 ) -> (HashMap<Host, Arc<AppView>>, Vec<String>) {
-    let mut table: HashMap<Host, Arc<AppView>> = HashMap::new();
+    let mut table: HashMap<Host, (Option<Generation>, Arc<AppView>)> = HashMap::new();
     let mut problems = Vec::new();
     for (view, forms) in apps {
         for form in forms {
             let named: Vec<Host> = match installation {
-                Some(installation) => hosts::all_hosts(form, installation).into_iter().collect(),
-                None => form.hosts().into_iter().cloned().collect(),
+                Some(installation) => {
+                    hosts::all_hosts(form.app, installation).into_iter().collect()
+                }
+                None => form.app.hosts().into_iter().cloned().collect(),
             };
             for host in named {
                 match table.get(&host) {
-                    Some(other) if other.app != view.app => problems.push(format!(
-                        "{host} is claimed by {} and by {}; {} answers for it",
-                        other.app, view.app, other.app
-                    )),
-                    Some(_) => {}
-                    None => drop(table.insert(host, Arc::clone(&view))),
+                    Some((claim, _)) if form.activated > *claim => {}
+                    Some((claim, other)) if form.activated == *claim && other.app != view.app => {
+                        problems.push(format!(
+                            "{host} is claimed by {} and by {}; {} answers for it",
+                            other.app, view.app, other.app
+                        ));
+                        continue;
+                    }
+                    Some(_) => continue,
+                    None => {}
                 }
+                table.insert(host, (form.activated, Arc::clone(&view)));
             }
         }
     }
     problems.dedup();
-    (table, problems)
+    (table.into_iter().map(|(host, (_, view))| (host, view)).collect(), problems)
 }
 
 #[cfg(test)]
@@ -141,6 +160,34 @@ mod tests {
         let (app, environment) = shop();
         let epoch = Epoch::new(1, number);
         Some(Arc::new(Activation::everyone(app, environment, epoch, BTreeMap::new())))
+    }
+
+    #[test]
+    fn a_host_passes_from_app_to_app_with_the_activation() {
+        let app = |name: &str| {
+            let text = format!(
+                "[app]\nname = \"{name}\"\n[[service]]\nname = \"web\"\nkind = \"static\"\nroot = \".\"\n[[route]]\nhost = \"a.example\"\nservice = \"web\"\n"
+            );
+            selvedge_model::manifest::parse("selvedge.toml", &text).unwrap()
+        };
+        let view = |name: &str| {
+            let key = (AppName::new(name).unwrap(), EnvironmentName::production());
+            Arc::new(app_view(&key, None, None, &BTreeMap::new()))
+        };
+        let (old, new) = (app("z-old"), app("a-new"));
+        let owner = |old_since: Option<u64>, new_since: Option<u64>| {
+            let since = |number: Option<u64>| number.map(|number| Generation::new(1, number));
+            let forms = |app, number| vec![Form { app, activated: since(number) }];
+            let apps =
+                [(view("a-new"), forms(&new, new_since)), (view("z-old"), forms(&old, old_since))];
+            let (table, problems) = host_table(apps.into_iter(), None);
+            let owner = table.values().next().unwrap().app.to_string();
+            (owner, problems.len())
+        };
+        assert_eq!(owner(Some(5), None), ("z-old".to_owned(), 0), "the other is only warm");
+        assert_eq!(owner(Some(5), Some(9)), ("a-new".to_owned(), 0));
+        assert_eq!(owner(Some(11), Some(9)), ("z-old".to_owned(), 0), "and back");
+        assert_eq!(owner(None, None), ("a-new".to_owned(), 1));
     }
 
     #[test]

@@ -19,8 +19,8 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    AppSummary, ConsoleLink, NDJSON, PROBLEM_JSON, Problem, PushEvent, ReleaseRow, RollbackRequest,
-    SiteRow, Status, Token, Version, Why, transport,
+    AppSummary, ConsoleLink, NDJSON, PROBLEM_JSON, PlanAnswer, PlanRequest, Problem, PushEvent,
+    ReleaseRow, RollbackRequest, SiteRow, Status, Token, Version, Why, transport,
 };
 
 /// How long a whole answer may take that isn't a stream of events.
@@ -219,6 +219,16 @@ impl Client {
         self.events(Method::POST, &format!("/v1/apps/{app}/rollback"), Some(request)).await
     }
 
+    /// Removes an app from its repository and follows the push that takes it down.
+    pub async fn remove(&self, app: &AppName) -> Result<EventStream, ClientError> {
+        self.events(Method::DELETE, &format!("/v1/apps/{app}"), None::<&()>).await
+    }
+
+    /// What a push of these apps would do. Nothing changes by it.
+    pub async fn plan(&self, request: &PlanRequest) -> Result<PlanAnswer, ClientError> {
+        self.ask(Method::POST, "/v1/plan", Some(request)).await
+    }
+
     /// A repository's pushes that are kept, newest first.
     pub async fn pushes(&self, repository: &RepositoryName) -> Result<Vec<Push>, ClientError> {
         self.get(&format!("/v1/pushes/{repository}")).await
@@ -245,20 +255,21 @@ impl Client {
 
     /// Makes a link that signs one browser in to the console, once.
     pub async fn console_link(&self) -> Result<ConsoleLink, ClientError> {
-        self.call(Method::POST, "/v1/console/links").await
+        self.ask(Method::POST, "/v1/console/links", None::<&()>).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.call(Method::GET, path).await
+        self.ask(Method::GET, path, None::<&()>).await
     }
 
-    async fn call<T: DeserializeOwned>(
+    async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
+        body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
         let answer = async {
-            let (response, _connection) = self.send(method, path, None::<&()>).await?;
+            let (response, _connection) = self.send(method, path, body).await?;
             let bytes = self.collect(response).await?;
             serde_json::from_slice(&bytes).map_err(|error| self.protocol(error.to_string()))
         };

@@ -8,6 +8,7 @@ mod client;
 mod console;
 mod contract;
 mod logs;
+mod plan;
 mod problem;
 mod push;
 mod status;
@@ -21,6 +22,7 @@ pub use logs::{
     LogAccess, LogAccessError, LogCursor, LogEvent, LogFilter, LogGap, LogLevel, LogPush,
     LogRecord, LogSource, MAX_LOG_LIMIT, StatusRange,
 };
+pub use plan::{PlanAnswer, PlanRequest, PlannedApp, WantedApp};
 pub use problem::{PROBLEM_JSON, Problem, ProblemKind};
 pub use push::{PushEvent, RollbackRequest, SiteProgress};
 pub use status::{

@@ -445,7 +445,10 @@ impl Push {
     /// Whether the push is still under way: waiting, or anywhere before its end.
     pub fn is_open(&self) -> bool {
         match self.state {
-            PushState::Queued | PushState::Preparing | PushState::Committing => true,
+            PushState::Queued
+            | PushState::Preparing
+            | PushState::Committing
+            | PushState::Settling => true,
             PushState::Live | PushState::Refused(_) | PushState::RolledBack(_) => false,
         }
     }
@@ -467,6 +470,11 @@ pub enum PushCause {
         /// The push that failed.
         push: u64,
     },
+    /// `selvedge apps rm`, of this app.
+    Removal {
+        /// The app that goes.
+        app: AppName,
+    },
 }
 
 /// How a push stands.
@@ -479,6 +487,9 @@ pub enum PushState {
     Preparing,
     /// At or past the commit point: a restart completes it.
     Committing,
+    /// Verified: a restart has only the records left to bring up to date, and asks the sites no
+    /// more.
+    Settling,
     /// Live and verified.
     Live,
     /// Refused before the commit point; nothing changed.
@@ -513,7 +524,7 @@ pub struct StageRecord {
     pub note: Option<String>,
 }
 
-/// An app that a push releases.
+/// An app of the pushed commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PushApp {
@@ -521,7 +532,11 @@ pub struct PushApp {
     pub app: AppName,
     /// Its release.
     pub release: ReleaseId,
-    /// Its epoch, once reserved.
+    /// Its directory in the commit, `/`-separated, empty for the top. `None` in records of versions
+    /// that did not keep it.
+    #[serde(default)]
+    pub directory: Option<String>,
+    /// Its epoch, once reserved. An app that the push does not change never gets one.
     pub epoch: Option<Epoch>,
     /// Where it goes, once planned.
     pub sites: BTreeSet<SiteId>,

@@ -67,6 +67,8 @@ pub(crate) enum Verb {
     Check(Check),
     /// Print the JSON schema of selvedge.toml, which editors check and complete it by.
     Schema(crate::verbs::schema::Schema),
+    /// Show what a push would change: apps, configuration, files, commands, hosts, sites.
+    Plan(crate::verbs::plan::Plan),
     /// Push HEAD of this repository and wait until it is live everywhere.
     #[command(after_help = "Examples:
   selvedge deploy
@@ -77,6 +79,8 @@ pub(crate) enum Verb {
   selvedge status
   selvedge status shop --json")]
     Status(AppChoice),
+    /// List the apps, or remove one.
+    Apps(crate::verbs::apps::Apps),
     /// List an app's releases, with the time of each stage of their pushes.
     #[command(after_help = "Examples:
   selvedge releases

@@ -47,10 +47,13 @@ pub(crate) async fn follow(mut events: EventStream, terminal: Terminal) -> Outco
 pub(crate) fn conclude(push: &Push, terminal: Terminal) -> Outcome {
     let (failure, kept) = match &push.state {
         PushState::Live => {
-            for app in &push.apps {
-                let sites = app.sites.len();
-                let sites = if sites == 1 { "1 site".into() } else { format!("{sites} sites") };
-                let text = format!("{} {} is live at {sites}.", app.app, app.release);
+            for app in push.apps.iter().filter(|app| app.epoch.is_some()) {
+                let text = format!(
+                    "{} {} is live at {}.",
+                    app.app,
+                    app.release.short(),
+                    sites(app.sites.len())
+                );
                 terminal.line(terminal.paint(Look::Good, text));
             }
             return Ok(());
@@ -60,7 +63,7 @@ pub(crate) fn conclude(push: &Push, terminal: Terminal) -> Outcome {
             failure,
             "the previous release is live again and main says so: `git pull selvedge main`",
         ),
-        PushState::Queued | PushState::Preparing | PushState::Committing => {
+        PushState::Queued | PushState::Preparing | PushState::Committing | PushState::Settling => {
             return Err(Failure::new(
                 Code::Failed,
                 "the push has not ended yet",
@@ -74,4 +77,8 @@ pub(crate) fn conclude(push: &Push, terminal: Terminal) -> Outcome {
         text.push_str(line);
     }
     Err(Failure::new(Code::Refused, text, kept))
+}
+
+fn sites(number: usize) -> String {
+    if number == 1 { "1 site".to_owned() } else { format!("{number} sites") }
 }

@@ -35,7 +35,9 @@ pub(crate) fn app_condition(state: AppSiteState) -> Condition {
 pub(crate) fn push_condition(push: &Push) -> Condition {
     match push.state {
         PushState::Queued => Condition("idle", "waiting"),
-        PushState::Preparing | PushState::Committing => Condition("busy", "under way"),
+        PushState::Preparing | PushState::Committing | PushState::Settling => {
+            Condition("busy", "under way")
+        }
         PushState::Live => Condition("good", "live"),
         PushState::Refused(_) => Condition("bad", "refused"),
         PushState::RolledBack(_) => Condition("bad", "rolled back"),

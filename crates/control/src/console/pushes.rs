@@ -85,6 +85,7 @@ fn subject(world: &World, push: &Push) -> String {
     match &push.cause {
         PushCause::Rollback { release } => format!("Rollback to {}", release.short()),
         PushCause::Restore { push } => format!("Restored after push {push}"),
+        PushCause::Removal { app } => format!("Removal of {app}"),
         PushCause::Push => subject.unwrap_or_else(|| push.new_commit.chars().take(8).collect()),
     }
 }

@@ -91,6 +91,7 @@ fn hostile_world() -> World {
     push.apps = vec![PushApp {
         app: shop(),
         release: release_id("two"),
+        directory: None,
         epoch: Some(Epoch::new(1, 2)),
         sites: world.topology.sites.keys().cloned().collect(),
         warm: Default::default(),

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::{DriverError, Reconciler, written};
 use crate::authority::Authority;
 use crate::now_ms;
+use crate::steering::LEAVE;
 use crate::world::World;
 
 /// The driver of [`selvedge_plan::certs`].
@@ -72,7 +73,7 @@ impl Reconciler for Certificates {
                 bundles: &bundles,
                 unwanted_since_ms: &self.unwanted_since_ms,
                 now_ms,
-                policy: Policy::default(),
+                policy: Policy { grace_ms: LEAVE.as_millis() as u64, ..Policy::default() },
             });
             (plan, report, generations)
         };

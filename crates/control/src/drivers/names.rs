@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use selvedge_fabric::{Expect, SharedFabric, Typed};
 use selvedge_model::geo::DistanceModel;
-use selvedge_model::{Activation, Host, SiteId, Zone, keys};
+use selvedge_model::{Activation, AppName, EnvironmentName, Generation, Host, SiteId, Zone, keys};
 use selvedge_plan::dns::{self, Location, Settings};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -141,15 +141,31 @@ fn leased(world: &World) -> BTreeSet<SiteId> {
     world.leases.keys().cloned().collect()
 }
 
-/// The apps that users see something of.
+/// The apps that users see something of. A host that passes from one app to another is for a moment
+/// with both; it is the newer activation's, as it is at the sites.
 fn apps(world: &World) -> Vec<dns::App<'_>> {
+    let mut owners: BTreeMap<Host, (Option<&Generation>, &(AppName, EnvironmentName))> =
+        BTreeMap::new();
+    for (key, activation) in &world.activations {
+        let since = world.activated.get(key);
+        for host in hosts(world, activation) {
+            let owner = owners.entry(host).or_insert((since, key));
+            if since > owner.0 {
+                *owner = (since, key);
+            }
+        }
+    }
+    let mut owned: BTreeMap<&(AppName, EnvironmentName), BTreeSet<Host>> = BTreeMap::new();
+    for (host, (_, key)) in owners {
+        owned.entry(key).or_default().insert(host);
+    }
     world
         .activations
         .iter()
-        .map(|((app, environment), activation)| dns::App {
+        .map(|(key @ (app, environment), activation)| dns::App {
             app,
             environment,
-            hosts: hosts(world, activation),
+            hosts: owned.remove(key).unwrap_or_default(),
             activation: Some(activation),
             assigned: world
                 .assignments_of(app, environment)

@@ -262,19 +262,22 @@ impl Repository {
         let index = scratch.path().join("index");
         let git = |command| self.git(command).env("GIT_INDEX_FILE", &index);
         git("read-tree").arg(commit.as_str()).output().await?;
-        git("rm")
-            .env("GIT_LITERAL_PATHSPECS", "1")
-            .arg("--cached")
-            .arg("-r")
-            .arg("--quiet")
-            .arg("--ignore-unmatch")
-            .arg("--")
-            .arg(directory)
-            .output()
-            .await?;
+        forget(git("rm"), directory).await?;
         let prefix = format!("--prefix={directory}/");
-        git("read-tree").arg(prefix).arg(tree.as_str()).output().await?;
+        // In the index alone: there is no working tree.
+        git("read-tree").arg("-i").arg(prefix).arg(tree.as_str()).output().await?;
         git("write-tree").line().await?.parse()
+    }
+
+    /// The tree of `commit` without the file `path`; `None` when there is no such file.
+    pub async fn without(&self, commit: &Oid, path: &str) -> Result<Option<Oid>, GitError> {
+        let scratch = self.scratch()?;
+        let index = scratch.path().join("index");
+        let git = |command| self.git(command).env("GIT_INDEX_FILE", &index);
+        git("read-tree").arg(commit.as_str()).output().await?;
+        forget(git("rm"), path).await?;
+        let tree: Oid = git("write-tree").line().await?.parse()?;
+        Ok((tree != self.tree(commit, "").await?).then_some(tree))
     }
 
     /// Makes a commit of `tree` on `parent`, by Selvedge.
@@ -303,6 +306,12 @@ impl Repository {
             source,
         })
     }
+}
+
+/// Takes a file, or a directory with all that is in it, out of an index.
+async fn forget(rm: Run, path: &str) -> Result<(), GitError> {
+    let rm = rm.env("GIT_LITERAL_PATHSPECS", "1").arg("--cached").arg("-r").arg("--quiet");
+    rm.arg("--ignore-unmatch").arg("--").arg(path).output().await.map(drop)
 }
 
 fn parse_entry(line: &str) -> Option<Entry> {

@@ -97,7 +97,7 @@ fn judge(update: &Update) -> Judgement {
     match (update.name.as_str(), new) {
         (MAIN, Some(new)) => Judgement::Release { old, new },
         (MAIN, None) => refused(
-            "main is what is live and can't be deleted; to take an app down, push main without it"
+            "main is what is live and can't be deleted; to take an app down, run selvedge apps rm APP"
                 .to_owned(),
         ),
         (name, Some(_)) if name.starts_with("refs/tags/") => Judgement::Decided(Verdict::Leave),

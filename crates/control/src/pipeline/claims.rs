@@ -3,26 +3,63 @@
 //! A claim is taken by creating its document. What is claimed is given back by comparing with what
 //! is live, so that giving back twice, or after a crash, is the same as once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use selvedge_fabric::Step;
 use selvedge_model::documents::{AppRecord, HostClaim};
-use selvedge_model::{AppName, Epoch, Host, Push, Release, RepositoryName, hosts, keys};
+use selvedge_model::manifest::path_in;
+use selvedge_model::{
+    AppName, Epoch, Host, Installation, Push, Release, RepositoryName, hosts, keys,
+};
 
 use super::Shared;
 use super::receive::{Candidate, live};
 use super::run::{Refusal, broken};
 
-/// Claims the candidate's name for its repository and every host for the app.
+/// The hosts that each app of a commit answers for.
+pub(super) type Wanted = BTreeMap<AppName, BTreeSet<Host>>;
+
+/// What the apps of a commit want, if they agree on it.
+pub(super) fn wanted(
+    candidates: &[Candidate],
+    installation: &Installation,
+) -> Result<Wanted, Refusal> {
+    let mut wanted = Wanted::new();
+    let mut by_host: BTreeMap<Host, &Candidate> = BTreeMap::new();
+    for candidate in candidates {
+        let hosts = hosts::all_hosts(&candidate.app, installation);
+        for host in &hosts {
+            if let Some(other) = by_host.insert(host.clone(), candidate) {
+                return Err(Refusal::new(format!(
+                    "{host} is claimed twice in this commit, by {} ({}) and by {} ({}); take it out of one",
+                    other.app.name,
+                    path_in(&other.directory),
+                    candidate.app.name,
+                    path_in(&candidate.directory)
+                )));
+            }
+        }
+        wanted.insert(candidate.app.name.clone(), hosts);
+    }
+    Ok(wanted)
+}
+
+/// Claims the candidate's name for its repository and every host for the app. A host that another
+/// app of the repository gives up in the same commit stays that one's until [`pass_on`].
 pub(super) async fn take(
     shared: &Shared,
     repository: &RepositoryName,
     candidate: &Candidate,
+    wanted: &Wanted,
 ) -> Result<(), Refusal> {
     take_name(shared, repository, candidate).await?;
     let app = &candidate.app.name;
     for host in hosts::all_hosts(&candidate.app, &shared.installation) {
-        if let Some(owner) = take_host(shared, app, &host).await? {
+        let Some(owner) = take_host(shared, app, &host).await? else { continue };
+        let record = super::receive::record(shared, &owner).await?;
+        let ours = record.is_some_and(|record| record.repository == *repository);
+        let given_up = wanted.get(&owner).is_none_or(|hosts| !hosts.contains(&host));
+        if !(ours && given_up) {
             return Err(Refusal::new(format!(
                 "{host} belongs to the app {owner}; take it out of {owner} first, or choose another host"
             )));
@@ -121,6 +158,39 @@ async fn take_host(
         Some(claim) => (Step::Keep, Some(claim.app)),
     });
     owner.await.map_err(broken("claim a host"))
+}
+
+/// Whether the app has a host that still belongs to another.
+pub(super) async fn gains(shared: &Shared, release: &Release) -> Result<bool, Refusal> {
+    for host in hosts::all_hosts(&release.app, &shared.installation) {
+        let claim: Option<HostClaim> =
+            shared.store.get(&keys::host(&host)).await.map_err(broken("read a host's claim"))?;
+        if claim.is_some_and(|claim| claim.app != release.app.name) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Makes the hosts of a release that is live its own, which other apps of the repository have given
+/// up for it. There is no moment in which a host belongs to nobody.
+pub(super) async fn pass_on(
+    shared: &Shared,
+    repository: &RepositoryName,
+    release: &Release,
+) -> Result<(), Refusal> {
+    let app = &release.app.name;
+    let records = shared.records_of(repository).await?;
+    let ours: BTreeSet<AppName> = records.into_iter().map(|record| record.app).collect();
+    for host in hosts::all_hosts(&release.app, &shared.installation) {
+        let pass = |standing: Option<HostClaim>| match standing {
+            Some(claim) if claim.app == *app || !ours.contains(&claim.app) => (Step::Keep, ()),
+            _ => (Step::Put(HostClaim { app: app.clone() }), ()),
+        };
+        let key = keys::host(&host);
+        shared.store.update(&key, pass).await.map_err(broken("pass a host on"))?;
+    }
+    Ok(())
 }
 
 /// Gives back what the app claims and its live release does not use: all of it, when nothing is

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use selvedge_fabric::Step;
-use selvedge_model::documents::{AppRecord, HistoryEntry, PushCause};
+use selvedge_model::documents::{AppRecord, HistoryEntry, PushApp, PushCause};
 use selvedge_model::{
     Activation, AppName, Assignment, EnvironmentName, Epoch, Host, PushState, SiteId, Stage,
     Topology, hosts, keys,
@@ -18,7 +18,7 @@ use super::place::count;
 use super::progress::seconds;
 use super::rollout::{Rollout, Stop};
 use super::run::{Refusal, Run, broken};
-use super::{Shared, claims, restore};
+use super::{Shared, claims, recover, restore};
 use crate::git::MAIN;
 use crate::now_ms;
 
@@ -40,9 +40,25 @@ pub(super) async fn complete(run: &mut Run) {
 }
 
 async fn attempt(run: &mut Run) -> Result<(), Refusal> {
+    if run.push.state != PushState::Settling {
+        commit(run).await?;
+    }
+    // Otherwise the push has come to another end.
+    if run.push.state == PushState::Settling {
+        let rollouts = run.rollouts().await?;
+        let gone = settle(run, &rollouts).await?;
+        announce(run, &rollouts, &gone).await?;
+        run.push.state = recover::settled(&run.push);
+    }
+    Ok(())
+}
+
+/// The two stages. What was verified is on record before anything is settled: a restart must not
+/// ask again, for it could not bring back what has been taken down since.
+async fn commit(run: &mut Run) -> Result<(), Refusal> {
     run.push.state = PushState::Committing;
     run.begin(Stage::Activate).await?;
-    let rollouts = run.rollouts().await?;
+    let mut rollouts = run.rollouts().await?;
     match move_main(run, &rollouts).await? {
         Main::Moved => {}
         Main::Newer => {
@@ -55,12 +71,17 @@ async fn attempt(run: &mut Run) -> Result<(), Refusal> {
             return Ok(());
         }
     }
-    for rollout in &rollouts {
-        activate(&run.shared, rollout).await?;
+    // Who gets a host from another app comes first, so that sites never find it with nobody.
+    for gains in [true, false] {
+        for rollout in &rollouts {
+            if claims::gains(&run.shared, &rollout.release).await? == gains {
+                activate(&run.shared, rollout).await?;
+            }
+        }
     }
     run.end(None);
     run.begin(Stage::Verify).await?;
-    let mut rollouts = run.rollouts().await?;
+    rollouts = run.rollouts().await?;
     let note = match run.verify(&mut rollouts).await {
         Ok(note) => note,
         Err(Stop::Broken(refusal)) => return Err(refusal),
@@ -80,9 +101,8 @@ async fn attempt(run: &mut Run) -> Result<(), Refusal> {
         }
     };
     run.end(Some(note));
-    settle(run, &rollouts).await?;
-    run.push.state = PushState::Live;
-    announce(run, &rollouts).await
+    run.push.state = PushState::Settling;
+    run.save().await
 }
 
 /// Ends a push that a later one has followed already. What is to hold now, and at which sites, is
@@ -140,8 +160,23 @@ async fn activate(shared: &Shared, rollout: &Rollout) -> Result<(), Refusal> {
 
 /// Makes the records agree with what is live: history, hosts, assignments, kept objects, and apps
 /// that the repository has no more.
-pub(super) async fn settle(run: &Run, rollouts: &[Rollout]) -> Result<(), Refusal> {
+/// Says which were taken down.
+pub(super) async fn settle(run: &Run, rollouts: &[Rollout]) -> Result<Vec<AppName>, Refusal> {
     let shared = &run.shared;
+    for rollout in rollouts {
+        claims::pass_on(shared, &run.push.repository, &rollout.release).await?;
+    }
+    for planned in &run.push.apps {
+        let Some(directory) = &planned.directory else { continue };
+        let place = |standing: Option<AppRecord>| match standing {
+            Some(record) if record.directory != *directory => {
+                (Step::Put(AppRecord { directory: directory.clone(), ..record }), ())
+            }
+            _ => (Step::Keep, ()),
+        };
+        let placed = shared.store.update(&keys::app(&planned.app), place).await;
+        placed.map_err(broken("record where the app is"))?;
+    }
     for rollout in rollouts {
         let app = rollout.app();
         let entry = HistoryEntry {
@@ -151,12 +186,10 @@ pub(super) async fn settle(run: &Run, rollouts: &[Rollout]) -> Result<(), Refusa
             push: run.push.number,
             at_ms: now_ms(),
         };
-        let directory = directory_of(run, rollout).await?;
         let add = |standing: Option<AppRecord>| match standing {
             None => (Step::Keep, ()),
             Some(mut record) => {
                 record.history = extended(record.history, entry.clone());
-                record.directory.clone_from(&directory);
                 (Step::Put(record), ())
             }
         };
@@ -168,37 +201,12 @@ pub(super) async fn settle(run: &Run, rollouts: &[Rollout]) -> Result<(), Refusa
         claims::give_back(shared, app).await?;
         retire(shared, app, &rollout.target, &rollout.sites, now_ms()).await?;
     }
-    let present: BTreeSet<_> = run.push.apps.iter().map(|it| &it.app).collect();
-    for record in shared.records_of(&run.push.repository).await? {
-        if !present.contains(&record.app) {
-            restore::take_down(shared, &record.app).await?;
-            run.say(format_args!(
-                "{} is not in the repository any more and was taken down",
-                record.app
-            ));
-        }
+    let gone = run.leaving().await?;
+    for app in &gone {
+        restore::take_down(shared, app).await?;
+        run.say(format_args!("{app} is not in the repository any more and was taken down."));
     }
-    Ok(())
-}
-
-/// Where the app is in the pushed commit: a release that was built before may have moved since.
-async fn directory_of(run: &Run, rollout: &Rollout) -> Result<String, Refusal> {
-    let stored = &rollout.release.directory;
-    let commit = run.new_commit()?;
-    if let Ok(tree) = run.repository.tree(&commit, stored).await
-        && tree.as_str() == rollout.release.tree
-    {
-        return Ok(stored.clone());
-    }
-    let entries = run.repository.entries(&commit).await.map_err(broken("read the commit"))?;
-    let suffix = format!("/{}", selvedge_model::manifest::FILE_NAME);
-    for directory in entries.iter().filter_map(|entry| entry.path.strip_suffix(&suffix)) {
-        let tree = run.repository.tree(&commit, directory).await;
-        if tree.map_err(broken("read the commit"))?.as_str() == rollout.release.tree {
-            return Ok(directory.to_owned());
-        }
-    }
-    Ok(stored.clone())
+    Ok(gone)
 }
 
 /// Has every site keep what is live alone, and sites that are not planned any more nothing, once
@@ -239,14 +247,15 @@ pub(super) async fn retire(
 }
 
 /// Tells the pusher what is live where.
-async fn announce(run: &Run, rollouts: &[Rollout]) -> Result<(), Refusal> {
+async fn announce(run: &Run, rollouts: &[Rollout], gone: &[AppName]) -> Result<(), Refusal> {
     let topology: Option<Topology> =
         run.shared.store.get(keys::TOPOLOGY).await.map_err(broken("read the sites"))?;
     let topology = topology.unwrap_or_default();
     let took = seconds(now_ms().saturating_sub(run.push.received_ms));
     run.say("");
     if rollouts.is_empty() {
-        run.say(format_args!("Nothing changes; main is at {}.", run.new_commit()?.short()));
+        let other = if gone.is_empty() { "" } else { "other " };
+        run.say(format_args!("No {other}app changes; main is at {}.", run.new_commit()?.short()));
     }
     for rollout in rollouts {
         run.say(format_args!(
@@ -261,6 +270,12 @@ async fn announce(run: &Run, rollouts: &[Rollout]) -> Result<(), Refusal> {
         for host in hosts::all_hosts(&rollout.release.app, &run.shared.installation) {
             run.say(format_args!("  {}", url(&host, site.http_port, site.https_port)));
         }
+    }
+    let same = |it: &&PushApp| it.epoch.is_none();
+    let unchanged: Vec<&str> =
+        run.push.apps.iter().filter(same).map(|it| it.app.as_str()).collect();
+    if !rollouts.is_empty() && !unchanged.is_empty() {
+        run.say(format_args!("Unchanged: {}.", unchanged.join(", ")));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use selvedge_model::documents::AppRecord;
 use selvedge_model::geo::DistanceModel;
 use selvedge_model::manifest;
 use selvedge_model::{
-    AppName, Assignment, Epoch, Release, ReleaseId, SiteId, Stage, Topology, keys,
+    App, AppName, Assignment, Epoch, Release, ReleaseId, SiteId, Stage, Topology, keys,
 };
 use selvedge_plan::placement::{self, Demand};
 
@@ -52,29 +52,16 @@ impl Run {
             .list(keys::ASSIGNMENTS)
             .await
             .map_err(broken("read what sites have"))?;
-        let mut needs = self.needs(&assignments).await?;
-        let mut chosen = Vec::new();
-        for candidate in candidates.iter().filter(|it| it.work != Work::Nothing) {
-            let app = &candidate.app;
-            let need_mib = placement::need_mib(app);
-            needs.remove(&app.name);
-            let (plan, _) = placement::plan(&placement::Input {
-                topology: &topology,
-                app: &app.name,
-                placement: &app.placement,
-                need_mib,
-                used_mib: &used(&needs),
-                current: &sites_of(&assignments, &app.name),
-                demand: &Demand::cities(),
-                round_trips: &DistanceModel,
-            });
+        let needs = self.needs(&assignments).await?;
+        let changed: Vec<_> = candidates.iter().filter(|it| it.work != Work::Nothing).collect();
+        let apps: Vec<&App> = changed.iter().map(|it| &it.app).collect();
+        let choices = choose(&topology, needs, |app| sites_of(&assignments, app), &apps);
+        let place = |(choice, candidate): (Choice, &&Candidate)| {
             let file = manifest::path_in(&candidate.directory);
-            let sites = plan.map_err(|conflict| Refusal::new(format!("{file}: {conflict}")))?.sites;
-            let at_each = sites.iter().map(|site| (site.clone(), need_mib)).collect();
-            needs.insert(app.name.clone(), at_each);
-            chosen.push((app.name.clone(), sites));
-        }
-        Ok(chosen)
+            let sites = choice.plan.map_err(|why| Refusal::new(format!("{file}: {why}")))?.sites;
+            Ok((candidate.app.name.clone(), sites))
+        };
+        choices.into_iter().zip(&changed).map(place).collect()
     }
 
     /// Gives every app that has sites its epoch.
@@ -107,12 +94,9 @@ impl Run {
     }
 
     /// The memory that every app has at each site, in MiB.
-    async fn needs(
-        &self,
-        assignments: &[(String, Assignment)],
-    ) -> Result<BTreeMap<AppName, BTreeMap<SiteId, u64>>, Refusal> {
+    async fn needs(&self, assignments: &[(String, Assignment)]) -> Result<Needs, Refusal> {
         let mut known: BTreeMap<(AppName, ReleaseId), u64> = BTreeMap::new();
-        let mut needs: BTreeMap<AppName, BTreeMap<SiteId, u64>> = BTreeMap::new();
+        let mut needs = Needs::new();
         for (_, assignment) in assignments {
             let newest = assignment.entries.iter().max_by_key(|entry| entry.epoch);
             let Some(entry) = newest else { continue };
@@ -134,6 +118,45 @@ impl Run {
     }
 }
 
+/// The memory that every app has at each site, in MiB.
+pub(crate) type Needs = BTreeMap<AppName, BTreeMap<SiteId, u64>>;
+
+/// Where an app is to go, and why; or why it can't.
+pub(crate) struct Choice {
+    pub(crate) plan: Result<placement::Plan, placement::Infeasible>,
+    pub(crate) report: placement::Report,
+}
+
+/// Chooses sites for `apps`, each beside those before it and all others.
+pub(crate) fn choose(
+    topology: &Topology,
+    mut needs: Needs,
+    current: impl Fn(&AppName) -> BTreeSet<SiteId>,
+    apps: &[&App],
+) -> Vec<Choice> {
+    let mut choices = Vec::new();
+    for app in apps {
+        let need_mib = placement::need_mib(app);
+        needs.remove(&app.name);
+        let (plan, report) = placement::plan(&placement::Input {
+            topology,
+            app: &app.name,
+            placement: &app.placement,
+            need_mib,
+            used_mib: &used(&needs),
+            current: &current(&app.name),
+            demand: &Demand::cities(),
+            round_trips: &DistanceModel,
+        });
+        if let Ok(plan) = &plan {
+            let at_each = plan.sites.iter().map(|site| (site.clone(), need_mib)).collect();
+            needs.insert(app.name.clone(), at_each);
+        }
+        choices.push(Choice { plan, report });
+    }
+    choices
+}
+
 /// The epoch after `last` in the store's present life.
 fn next(last: Epoch, incarnation: u64) -> Epoch {
     if last.incarnation >= incarnation {
@@ -143,7 +166,7 @@ fn next(last: Epoch, incarnation: u64) -> Epoch {
     }
 }
 
-fn used(needs: &BTreeMap<AppName, BTreeMap<SiteId, u64>>) -> BTreeMap<SiteId, u64> {
+fn used(needs: &Needs) -> BTreeMap<SiteId, u64> {
     let mut used = BTreeMap::new();
     for (site, need) in needs.values().flatten() {
         *used.entry(site.clone()).or_insert(0) += need;

@@ -1,6 +1,6 @@
 //! The stages that read the pushed commit: *receive* and *validate*.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use selvedge_model::documents::{AppRecord, PushApp, PushCause};
 use selvedge_model::manifest::{self, Diagnostic};
@@ -84,28 +84,14 @@ impl Run {
     /// Reads every `selvedge.toml`, claims names and hosts, and finds out what there is to do.
     pub(super) async fn validate(&mut self, entries: &[Entry]) -> Result<Vec<Candidate>, Refusal> {
         self.begin(Stage::Validate).await?;
-        let paths = entries
-            .iter()
-            .filter(|entry| entry.kind == EntryKind::File)
-            .map(|entry| entry.path.as_str());
-        let directories = manifest::discover(paths).map_err(|problems| refuse(&problems))?;
-        let mut candidates: Vec<Candidate> = Vec::new();
-        let mut names = BTreeSet::new();
-        for directory in directories {
-            let candidate = self.read(entries, directory).await?;
-            if !names.insert(candidate.app.name.clone()) {
-                return Err(Refusal::new(format!(
-                    "two apps of the repository are called {}; give one another name",
-                    candidate.app.name
-                )));
-            }
-            candidates.push(candidate);
-        }
-        for candidate in &mut candidates {
+        let mut candidates = self.read_all(entries).await?;
+        let wanted = claims::wanted(&candidates, &self.shared.installation)?;
+        for candidate in &candidates {
             // Recorded before anything is claimed, so that a restart knows what to give back.
             self.push.apps.push(PushApp {
                 app: candidate.app.name.clone(),
                 release: candidate.release,
+                directory: Some(candidate.directory.clone()),
                 epoch: None,
                 sites: BTreeSet::new(),
                 warm: BTreeSet::new(),
@@ -113,20 +99,83 @@ impl Run {
         }
         self.save().await?;
         for candidate in &mut candidates {
-            claims::take(&self.shared, &self.push.repository, candidate).await?;
+            claims::take(&self.shared, &self.push.repository, candidate, &wanted).await?;
             candidate.work = self.work_for(candidate).await?;
         }
         self.choose(&candidates).await?;
-        let note = candidates
+        let mut notes: Vec<String> = candidates
             .iter()
-            .map(|candidate| format!("{} {}", candidate.app.name, candidate.release.0.short()))
-            .collect::<Vec<_>>()
-            .join(", ");
-        self.end(Some(note));
+            .map(|it| match it.work {
+                Work::Nothing => format!("{} unchanged", it.app.name),
+                Work::Activate | Work::Build => {
+                    format!("{} {}", it.app.name, it.release.0.short())
+                }
+            })
+            .collect();
+        notes.extend(self.leaving().await?.iter().map(|app| format!("{app} leaves")));
+        self.end(Some(notes.join(", ")));
         Ok(candidates)
     }
 
-    async fn read(&self, entries: &[Entry], directory: String) -> Result<Candidate, Refusal> {
+    /// The live apps of the repository that the pushed commit does not have.
+    pub(super) async fn leaving(&self) -> Result<Vec<AppName>, Refusal> {
+        let mut leaving = Vec::new();
+        for record in self.shared.records_of(&self.push.repository).await? {
+            let stays = self.push.apps.iter().any(|it| it.app == record.app);
+            let has_been = !record.history.is_empty();
+            if !stays && (has_been || live(&self.shared, &record.app).await?.is_some()) {
+                leaving.push(record.app);
+            }
+        }
+        Ok(leaving)
+    }
+
+    /// Every app of the commit, or all that is wrong with any of them.
+    async fn read_all(&self, entries: &[Entry]) -> Result<Vec<Candidate>, Refusal> {
+        let paths = entries
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::File)
+            .map(|entry| entry.path.as_str());
+        let directories = match manifest::discover(paths.clone()) {
+            Ok(directories) => directories,
+            // The last app may go, if it is what was asked for.
+            Err(_) if self.removes_app() && !paths.clone().any(is_manifest) => Vec::new(),
+            Err(problems) => return Err(refuse(&problems)),
+        };
+        let mut candidates: Vec<Candidate> = Vec::new();
+        let mut problems = Vec::new();
+        for directory in directories {
+            match self.read(entries, directory).await? {
+                Ok(candidate) => candidates.push(candidate),
+                Err(wrong) => problems.extend(wrong),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(refuse(&problems));
+        }
+        let mut by_name: BTreeMap<&AppName, &Candidate> = BTreeMap::new();
+        for candidate in &candidates {
+            if let Some(other) = by_name.insert(&candidate.app.name, candidate) {
+                return Err(Refusal::new(format!(
+                    "two apps of the repository are called {}, in {} and in {}; give one another name",
+                    candidate.app.name,
+                    manifest::path_in(&other.directory),
+                    manifest::path_in(&candidate.directory)
+                )));
+            }
+        }
+        Ok(candidates)
+    }
+
+    fn removes_app(&self) -> bool {
+        matches!(self.push.cause, PushCause::Removal { .. })
+    }
+
+    async fn read(
+        &self,
+        entries: &[Entry],
+        directory: String,
+    ) -> Result<Result<Candidate, Vec<Diagnostic>>, Refusal> {
         let path = manifest::path_in(&directory);
         let entry = entries.iter().find(|entry| entry.path == path);
         let entry = entry.ok_or_else(|| Refusal::new(format!("{path} has gone")))?;
@@ -140,12 +189,15 @@ impl Run {
         let text = self.repository.blob(&entry.oid).await.map_err(broken("read selvedge.toml"))?;
         let text = String::from_utf8(text)
             .map_err(|_| Refusal::new(format!("{path} is not UTF-8 text")))?;
-        let app = manifest::parse(&path, &text).map_err(|problems| refuse(&problems))?;
+        let app = match manifest::parse(&path, &text) {
+            Ok(app) => app,
+            Err(problems) => return Ok(Err(problems)),
+        };
         let commit = self.new_commit()?;
         let tree = self.repository.tree(&commit, &directory).await;
         let tree = tree.map_err(broken("read the app's directory"))?;
         let release = Release::identify(&app, tree.as_str()).map_err(broken("name the release"))?;
-        Ok(Candidate { app, directory, tree, release, work: Work::Build })
+        Ok(Ok(Candidate { app, directory, tree, release, work: Work::Build }))
     }
 
     async fn work_for(&self, candidate: &Candidate) -> Result<Work, Refusal> {
@@ -156,6 +208,10 @@ impl Run {
         let stored = publish::stored(&self.shared, &candidate.app.name, &candidate.release).await?;
         Ok(if stored.is_some() { Work::Activate } else { Work::Build })
     }
+}
+
+fn is_manifest(path: &str) -> bool {
+    path.rsplit('/').next() == Some(manifest::FILE_NAME)
 }
 
 /// What users see of an app.

@@ -40,7 +40,7 @@ pub(super) fn decide(push: &Push, all: &[Push]) -> Action {
         {
             Action::Close
         }
-        PushState::Committing => Action::Complete,
+        PushState::Committing | PushState::Settling => Action::Complete,
         PushState::Live | PushState::Refused(_) | PushState::RolledBack(_) => Action::Nothing,
     }
 }
@@ -74,7 +74,12 @@ pub(super) async fn recover(
                 run.refuse(Refusal::new(reason)).await;
             }
             Action::Complete => commit::complete(&mut run).await,
-            Action::Close => run.push.state = PushState::RolledBack(failure(&run.push)),
+            Action::Close => {
+                run.push.state = PushState::RolledBack(failure(
+                    &run.push,
+                    ". The release before is live again: run git pull",
+                ));
+            }
         }
         run.conclude().await;
         shared.running_remove(&run.push);
@@ -82,15 +87,24 @@ pub(super) async fn recover(
     Ok(())
 }
 
-/// Why verification failed, from the record.
-fn failure(push: &Push) -> PushFailure {
-    let note = push.stages.iter().find(|record| record.stage == Stage::Verify);
-    let note = note.and_then(|record| record.note.as_deref()).unwrap_or_default();
-    let reason = match note.strip_prefix(FAILED) {
-        Some(reason) => format!("{reason}. The release before is live again: run git pull"),
-        None => "it did not answer as it should; the release before is live again".to_owned(),
-    };
-    PushFailure { stage: Stage::Verify, reason, last_lines: Vec::new() }
+/// How a push whose records are settled ends: live, or, when it was not verified and what was live
+/// before could not be restored either, as rolled back.
+pub(super) fn settled(push: &Push) -> PushState {
+    match failed(push) {
+        None => PushState::Live,
+        Some(_) => PushState::RolledBack(failure(push, "")),
+    }
+}
+
+/// Why verification failed, from the record, and what has come of it.
+fn failure(push: &Push, after: &str) -> PushFailure {
+    let reason = failed(push).unwrap_or("it did not answer as it should");
+    PushFailure { stage: Stage::Verify, reason: format!("{reason}{after}"), last_lines: Vec::new() }
+}
+
+fn failed(push: &Push) -> Option<&str> {
+    let record = push.stages.iter().find(|record| record.stage == Stage::Verify)?;
+    record.note.as_deref()?.strip_prefix(FAILED)
 }
 
 #[cfg(test)]
@@ -105,6 +119,7 @@ mod tests {
             (PushState::Queued, Action::Undo),
             (PushState::Preparing, Action::Undo),
             (PushState::Committing, Action::Complete),
+            (PushState::Settling, Action::Complete),
             (PushState::Live, Action::Nothing),
             (PushState::Refused(failure.clone()), Action::Nothing),
             (PushState::RolledBack(failure), Action::Nothing),
@@ -135,6 +150,9 @@ mod tests {
             duration_ms: Some(1),
             note: Some(failed_note("shop, at fra: 500")),
         });
-        assert!(failure(&push).reason.starts_with("shop, at fra: 500. The release before"));
+        assert_eq!(failure(&push, ". After").reason, "shop, at fra: 500. After");
+        assert!(matches!(settled(&push), PushState::RolledBack(_)));
+        push.stages.clear();
+        assert_eq!(settled(&push), PushState::Live);
     }
 }

@@ -95,6 +95,11 @@ pub(super) async fn restore(run: &mut Run, refusal: Refusal) -> Result<(), Refus
                     ". The release before could not be started again ({}), so this one stays live",
                     failure.reason
                 ));
+                if let Some(record) = run.push.stages.last_mut() {
+                    record.note = Some(recover::failed_note(&reason));
+                }
+                run.push.state = PushState::Settling;
+                run.save().await?;
                 commit::settle(run, &run.rollouts().await?).await?;
             }
             other => {
@@ -137,6 +142,7 @@ async fn prepare(run: &Run, old: &crate::git::Oid) -> Result<(Run, BTreeSet<AppN
         apps.push(PushApp {
             app: record.app.clone(),
             release: previous.release,
+            directory: Some(record.directory.clone()),
             epoch: None,
             sites: BTreeSet::new(),
             warm: BTreeSet::new(),
@@ -173,9 +179,9 @@ fn before(record: &AppRecord, failed: Option<Epoch>) -> Option<&HistoryEntry> {
 async fn carry_out(mut run: Run, changed: &BTreeSet<AppName>) -> Push {
     let warmed = async {
         let candidates = candidates(&run, changed).await?;
+        let wanted = claims::wanted(&candidates, &run.shared.installation)?;
         for candidate in &candidates {
-            // Hosts are given back once their successor is recorded.
-            claims::take(&run.shared, &run.push.repository, candidate).await?;
+            claims::take(&run.shared, &run.push.repository, candidate, &wanted).await?;
         }
         run.place(&candidates).await?;
         run.warm().await

@@ -14,7 +14,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, delete, get, post};
 use http::header::AUTHORIZATION;
 use selvedge_api::{ControlStatus, ProblemKind, Token};
 use selvedge_fabric::SharedFabric;
@@ -29,6 +29,8 @@ use crate::{pipeline, token};
 
 /// The largest body of a request to the API, git's apart.
 const MAX_BODY: usize = 64 << 10;
+/// The same of a plan's, which has every app of a commit in it.
+const MAX_PLAN: usize = 8 << 20;
 /// How long an answer may take to begin.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -69,10 +71,12 @@ impl Api {
             .route("/v1/apps", get(routes::apps))
             .route("/v1/apps/{app}/releases", get(routes::releases))
             .route("/v1/apps/{app}/why", get(routes::why))
+            .route("/v1/plan", post(routes::plan).layer(DefaultBodyLimit::max(MAX_PLAN)))
             .route("/v1/pushes/{repository}", get(routes::pushes))
             .route("/v1/pushes/{repository}/{number}", get(routes::push))
             .method_not_allowed_fallback(routes::method_not_allowed)
             .route("/v1/pushes/{repository}/{number}/events", get(routes::push_events))
+            .route("/v1/apps/{app}", delete(routes::remove))
             .route("/v1/apps/{app}/rollback", post(routes::rollback))
             .route("/v1/console/links", post(routes::console_link))
             .layer(from_fn(in_time))

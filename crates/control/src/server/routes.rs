@@ -7,8 +7,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 use selvedge_api::{
-    AppSummary, ConsoleLink, ProblemKind, ReleaseRow, RollbackRequest, SiteRow, Status, Version,
-    Why,
+    AppSummary, ConsoleLink, PlanAnswer, PlanRequest, ProblemKind, ReleaseRow, RollbackRequest,
+    SiteRow, Status, Version, Why,
 };
 use selvedge_fabric::Typed;
 use selvedge_model::documents::AppRecord;
@@ -16,7 +16,7 @@ use selvedge_model::{AppName, Push, RepositoryName, closest, keys};
 use selvedge_telemetry::Chain;
 
 use super::{Api, ApiError, events};
-use crate::pipeline::{RollbackError, SubmitError};
+use crate::pipeline::{RemovalError, RollbackError, SubmitError};
 use crate::views;
 use crate::world::World;
 
@@ -98,17 +98,33 @@ pub(crate) async fn push_events(
     }
 }
 
+pub(crate) async fn plan(
+    State(api): State<Api>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<PlanAnswer>, ApiError> {
+    let request: PlanRequest = serde_json::from_slice(&read(body)?).map_err(|error| {
+        ApiError::new(ProblemKind::BadRequest, "the request is not what is wanted here")
+            .detail(error.to_string())
+            .hint("`selvedge plan` of the same version as control sends the right one")
+    })?;
+    Ok(Json(views::plan(&api.world().await?, &request)))
+}
+
+fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
+    body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::new(ProblemKind::TooLarge, "the request is too large")
+        }
+        _ => ApiError::new(ProblemKind::BadRequest, "the request could not be read"),
+    })
+}
+
 pub(crate) async fn rollback(
     State(api): State<Api>,
     Path(app): Path<String>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let body = body.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            ApiError::new(ProblemKind::TooLarge, "the request is too large")
-        }
-        _ => ApiError::new(ProblemKind::BadRequest, "the request could not be read"),
-    })?;
+    let body = read(body)?;
     let request: RollbackRequest = if body.is_empty() {
         RollbackRequest::default()
     } else {
@@ -138,6 +154,37 @@ pub(crate) async fn console_link(State(api): State<Api>) -> Result<Json<ConsoleL
                 .detail(Chain(&error).to_string()))
         }
     }
+}
+
+pub(crate) async fn remove(
+    State(api): State<Api>,
+    Path(app): Path<String>,
+) -> Result<Response, ApiError> {
+    let name = app.parse().map_err(|_| no_app(&app, []))?;
+    match api.0.pipeline.remove(&name).await {
+        Ok((_, ticket)) => Ok(events::response(ticket.progress.into_stream())),
+        Err(RemovalError::NoApp(_)) => {
+            let world = api.world().await?;
+            Err(no_app(&app, world.apps.keys()))
+        }
+        Err(error) => Err(removal_problem(&error)),
+    }
+}
+
+fn removal_problem(error: &RemovalError) -> ApiError {
+    let (kind, title) = match error {
+        RemovalError::NoApp(_) => (ProblemKind::NotFound, "no such app"),
+        RemovalError::NotLive(_) => (ProblemKind::Conflict, "nothing to remove"),
+        RemovalError::NotThere { .. } => (ProblemKind::Conflict, "the repository has moved on"),
+        RemovalError::Submit(SubmitError::Busy(_) | SubmitError::Stopping) => {
+            (ProblemKind::Busy, "not now")
+        }
+        RemovalError::Fabric(_) | RemovalError::Git(_) | RemovalError::Submit(_) => {
+            tracing::error!(error = %Chain(error), "an app's removal could not be started");
+            (ProblemKind::Internal, "the removal could not be started")
+        }
+    };
+    ApiError::new(kind, title).detail(Chain(error).to_string())
 }
 
 fn rollback_problem(error: &RollbackError) -> ApiError {

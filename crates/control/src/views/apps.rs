@@ -11,9 +11,18 @@ use selvedge_model::{
 use super::live;
 use crate::world::World;
 
-/// Every app, by name.
+/// Every app, by name. The record of one that was taken down only keeps its epochs from coming
+/// again.
 pub(crate) fn apps(world: &World) -> Vec<AppStatus> {
-    world.apps.values().map(|record| app(world, record)).collect()
+    let all = world.apps.values();
+    let known = all.map(|record| (record.history.is_empty(), app(world, record)));
+    let gone = |app: &AppStatus| {
+        app.summary.live.is_none()
+            && app.sites.is_empty()
+            && app.pushing.is_none()
+            && app.last_failure.is_none()
+    };
+    known.filter(|(unborn, app)| !(*unborn && gone(app))).map(|(_, app)| app).collect()
 }
 
 /// One app.
@@ -29,8 +38,11 @@ fn app(world: &World, record: &AppRecord) -> AppStatus {
     let hosts = shown.map(|release| world.hosts_of(release)).unwrap_or_default();
     let sites = app_sites(world, record, &environment, live.as_ref().map(|live| live.epoch));
     let pushes = world.pushes.get(&record.repository);
-    let concerns =
-        |push: &&Push| push.apps.is_empty() || push.apps.iter().any(|app| app.app == record.app);
+    // A push that has not got as far as its apps concerns all that are live.
+    let concerns = |push: &&Push| {
+        (push.apps.is_empty() && !record.history.is_empty())
+            || push.apps.iter().any(|app| app.app == record.app)
+    };
     let last = pushes.and_then(|pushes| pushes.values().rfind(|push| !push.is_open()));
     let pushing = pushes.and_then(|pushes| {
         pushes.values().find(|push| push.is_open() && concerns(push)).map(|push| push.number)

@@ -1,6 +1,7 @@
 //! How things stand, as the API shows it: pure functions from documents to answers.
 
 mod apps;
+mod plan;
 mod releases;
 mod sites;
 mod why;
@@ -12,6 +13,7 @@ use selvedge_api::{ControlStatus, Status};
 use selvedge_model::keys;
 
 pub(crate) use apps::{apps, summaries};
+pub(crate) use plan::plan;
 pub(crate) use releases::{live, releases};
 pub(crate) use sites::sites;
 pub(crate) use why::why;

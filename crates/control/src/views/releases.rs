@@ -49,6 +49,7 @@ fn row(world: &World, record: &AppRecord, past: &HistoryEntry, live: bool) -> Re
         cause: match push.map(|push| &push.cause) {
             Some(PushCause::Rollback { .. }) => "rollback",
             Some(PushCause::Restore { .. }) => "restore",
+            Some(PushCause::Removal { .. }) => "removal",
             Some(PushCause::Push) | None => "push",
         }
         .to_owned(),

@@ -33,6 +33,8 @@ pub(crate) struct World {
     pub(crate) pushes: BTreeMap<RepositoryName, BTreeMap<u64, Push>>,
     pub(crate) assignments: BTreeMap<(SiteId, AppName, EnvironmentName), Assigned>,
     pub(crate) activations: BTreeMap<(AppName, EnvironmentName), Activation>,
+    /// Of the activations.
+    pub(crate) activated: BTreeMap<(AppName, EnvironmentName), Generation>,
     pub(crate) certificates: BTreeMap<(SiteId, Host), (Generation, Leaf)>,
     pub(crate) zones: BTreeMap<Host, (Generation, Zone)>,
     pub(crate) site_reports: BTreeMap<SiteId, SiteReport>,
@@ -93,7 +95,9 @@ impl World {
                 self.assignments.insert((site, app, environment), assigned);
             }
             Slot::Activation(app, environment) => {
-                self.activations.insert((app, environment), parse(document)?);
+                let key = (app, environment);
+                self.activations.insert(key.clone(), parse(document)?);
+                self.activated.insert(key, document.generation);
             }
             Slot::Certificate(site, host) => {
                 let leaf = Leaf::from(&parse::<CertificateBundle>(document)?);
@@ -135,7 +139,9 @@ impl World {
                 self.assignments.remove(&(site, app, environment));
             }
             Some(Slot::Activation(app, environment)) => {
-                self.activations.remove(&(app, environment));
+                let key = (app, environment);
+                self.activations.remove(&key);
+                self.activated.remove(&key);
             }
             Some(Slot::Certificate(site, host)) => {
                 self.certificates.remove(&(site, host));
@@ -161,7 +167,10 @@ impl World {
             keys::RELEASES => self.releases.clear(),
             keys::PUSHES => self.pushes.clear(),
             keys::ASSIGNMENTS => self.assignments.clear(),
-            keys::ACTIVATIONS => self.activations.clear(),
+            keys::ACTIVATIONS => {
+                self.activations.clear();
+                self.activated.clear();
+            }
             keys::CERTIFICATES => self.certificates.clear(),
             keys::ZONES => self.zones.clear(),
             keys::SITE_REPORTS => self.site_reports.clear(),

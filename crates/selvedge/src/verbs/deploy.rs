@@ -62,10 +62,13 @@ pub(crate) async fn run(deploy: Deploy, connection: &Connection, terminal: Termi
         Err(error) if !ok => return Err(went_away(error)),
         Err(error) => return Err(client_failure(error)),
     };
+    let deployed = commit.clone();
     let ended = push.as_ref().map(|push| push.state.clone());
     let report = Report { repository, commit, uncommitted: changed, ok, push };
     terminal.object(&report)?;
     if ok {
+        // What `selvedge plan` compares with when control is out of reach.
+        git(&top, &["update-ref", "refs/remotes/selvedge/main", &deployed]);
         return Ok(());
     }
     Err(match ended {

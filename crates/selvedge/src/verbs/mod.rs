@@ -1,5 +1,6 @@
 //! The verbs, one module each.
 
+pub(crate) mod apps;
 mod check;
 pub(crate) mod completions;
 pub(crate) mod console;
@@ -8,6 +9,7 @@ mod demo;
 mod deploy;
 pub(crate) mod init;
 pub(crate) mod man;
+pub(crate) mod plan;
 mod releases;
 pub(crate) mod remote;
 mod rollback;
@@ -41,8 +43,10 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
         Verb::Check(check) => check::run(&check, terminal),
         Verb::Schema(schema) => schema::run(&schema, terminal),
         Verb::Init(init) => init::run(&init, terminal),
+        Verb::Plan(plan) => plan::run(plan, &connection, terminal).await,
         Verb::Deploy(deploy) => deploy::run(deploy, &connection, terminal).await,
         Verb::Status(choice) => status::run(choice, &connection, terminal).await,
+        Verb::Apps(apps) => apps::run(apps, &connection, terminal).await,
         Verb::Releases(choice) => releases::run(choice, &connection, terminal).await,
         Verb::Rollback(rollback) => rollback::run(rollback, &connection, terminal).await,
         Verb::Why(choice) => why::run(choice, &connection, terminal).await,

@@ -190,34 +190,37 @@ async fn a_restore_that_is_cut_short_is_carried_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_fails_only_after_it_was_recorded_is_not_restored_itself() {
+async fn what_was_verified_stays_so_over_a_restart() {
     let mut world = World::start().await;
     let user = world.user("shop").await;
-    let route = "[[route]]\nhost = \"www.example.com\"\nservice = \"web\"\n";
-    user.write("selvedge.toml", &(manifest("shop", "") + route));
-    user.commit("good").await;
+    user.write("old/selvedge.toml", &manifest("old", ""));
+    user.write("old/public/index.html", "old");
+    user.git(&["mv", "public", "shop-public"]).await;
+    user.git(&["rm", "--quiet", "-f", "selvedge.toml"]).await;
+    user.write("shop/selvedge.toml", &manifest("shop", ""));
+    user.write("shop/public/index.html", "one");
+    user.commit("two apps").await;
     user.push_ok().await;
-    let live = world.activation("shop").await.unwrap();
-    user.write("selvedge.toml", &manifest("shop", ""));
-    user.change("two", FAILS_LATER).await;
-    user.push_ok().await;
+    user.git(&["rm", "--quiet", "-r", "old"]).await;
+    user.write("shop/public/index.html", "two");
+    user.commit(FAILS_LATER).await;
+    user.push_ok().await.has(&["old leaves", "old is not in the repository any more"]);
+    let settled = world.wanted().await;
     world.crash().await;
-    // As if it had been killed before the last record of the push.
+    // As if it had been killed while it took the old app down, before the last record of the push.
     let mut push = world.push("shop", 2).await;
-    push.state = PushState::Committing;
+    push.state = PushState::Settling;
     let key = keys::push(&repository("shop"), 2);
     Typed(&*world.fabric).put(&key, &push, Expect::Any).await.unwrap();
-    assert_eq!(world.record("shop").await.unwrap().history[0].push, 2);
     world.sites.held.send_replace(true);
     let fails = |it: &AppReport| it.probe.as_ref().is_some_and(|probe| probe.status == 500);
     world.written(keys::APP_REPORTS, fails).await;
     world.restart().await;
     let push = world.until("shop", 2, ended).await;
-    assert!(matches!(push.state, PushState::RolledBack(_)), "{push:?}");
-    let restored = world.activation("shop").await.unwrap();
-    assert_eq!(restored.entries[0].releases, live.entries[0].releases);
-    let hosts = world.wanted().await.2;
-    assert!(hosts.iter().any(|(key, _)| key == "host/www.example.com"), "{hosts:?}");
+    assert_eq!(push.state, PushState::Live, "it was verified, and is not asked again");
+    assert_eq!(world.wanted().await, settled);
+    user.git(&["remote", "set-url", "origin", &world.remote("shop")]).await;
+    assert_eq!(user.remote_main().await, Some(user.head().await));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -185,6 +185,17 @@ impl World {
         self.written(&keys::push(&repository(name), number), is).await
     }
 
+    /// Waits until there is nothing below `prefix`.
+    pub(crate) async fn emptied(&self, prefix: &str) {
+        let mut watch = self.fabric.watch(prefix, None).await.unwrap();
+        let gone = async {
+            while !self.fabric.list(prefix).await.unwrap().documents.is_empty() {
+                watch.next().await.unwrap();
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    }
+
     /// Waits until a document at `key` (or below it) is as `is` says.
     pub(crate) async fn written<T: DeserializeOwned>(
         &self,
