@@ -9,8 +9,8 @@ use selvedge_model::{Push, SiteId};
 use super::map::{self, Mark, Side};
 use super::page::{Look, Page};
 use super::parts::{
-    Condition, app_condition, app_link, badge, count, mark, push_condition, push_path,
-    site_condition, site_link, stage_table,
+    Condition, app_condition, app_link, badge, mark, push_condition, push_path, site_condition,
+    site_link, stage_table,
 };
 use super::pushes;
 use crate::views;
@@ -40,12 +40,18 @@ fn summary(look: &Look<'_>, sites: &[SiteRow], apps: &[AppStatus]) -> Markup {
     let sites_words = match (healthy, sites.len()) {
         (_, 0) => "There is no site.".to_owned(),
         (healthy, all) if healthy == all => format!("{} healthy.", all_of(all, "site")),
-        (healthy, all) => format!("{healthy} of {} healthy.", count(all, "site")),
+        (_, 1) => "The site is not healthy.".to_owned(),
+        (0, all) => format!("None of {all} sites is healthy."),
+        (1, all) => format!("1 of {all} sites is healthy."),
+        (healthy, all) => format!("{healthy} of {all} sites are healthy."),
     };
     let apps_words = match (well, apps.len()) {
         (_, 0) => "No app has been pushed yet.".to_owned(),
         (well, all) if well == all => format!("{} live everywhere.", all_of(all, "app")),
-        (well, all) => format!("{well} of {} live everywhere.", count(all, "app")),
+        (_, 1) => "The app is not live everywhere.".to_owned(),
+        (0, all) => format!("None of {all} apps is live everywhere."),
+        (1, all) => format!("1 of {all} apps is live everywhere."),
+        (well, all) => format!("{well} of {all} apps are live everywhere."),
     };
     html! {
         section #summary {
@@ -247,20 +253,20 @@ fn sites_table(sites: &[SiteRow]) -> Markup {
             div.wide tabindex="0" role="region" aria-label="Sites" {
                 table {
                     thead { tr {
-                        th scope="col" { "Site" } th scope="col" { "City" } th scope="col" { "Provider" }
-                        th scope="col" { "Health" } th.number scope="col" { "Apps" }
+                        th scope="col" { "Site" } th scope="col" { "Health" } th scope="col" { "City" }
+                        th scope="col" { "Provider" } th.number scope="col" { "Apps" }
                         th.number scope="col" { "Certificates" }
                     } }
                     tbody {
                         @for site in sites {
                             tr {
                                 th scope="row" { (site_link(&site.id)) }
-                                td { (site.city) ", " (site.country) }
-                                td { (site.provider) }
                                 td {
                                     (badge(site_condition(site.health)))
                                     @for problem in site.problems.iter().take(3) { small.reason { (problem) } }
                                 }
+                                td { (site.city) ", " (site.country) }
+                                td { (site.provider) }
                                 td.number { (site.serving) "/" (site.assigned) }
                                 td.number { (site.certificates) }
                             }

@@ -89,6 +89,7 @@ impl Api {
             .layer(from_fn_with_state(self.clone(), authenticate))
             // Health is for machines that have no token, and says nothing else.
             .route("/healthz", get(async || "ok\n"))
+            .route("/", get(routes::root))
             .layer(from_fn(error::problems))
             .with_state(self)
             // The console has a sign-in of its own.

@@ -3,9 +3,10 @@
 use axum::Json;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, Request, State};
-use axum::response::Response;
+use axum::response::{Redirect, Response};
 use bytes::Bytes;
-use http::{Method, StatusCode, Uri};
+use http::header::ACCEPT;
+use http::{HeaderMap, Method, StatusCode, Uri};
 use selvedge_api::{
     AppSummary, ConsoleLink, PlanAnswer, PlanRequest, ProblemKind, ReleaseRow, RollbackRequest,
     SiteRow, Status, Version, Why,
@@ -265,6 +266,15 @@ fn no_repository(name: &str) -> ApiError {
     let name: String = name.chars().take(63).collect();
     ApiError::new(ProblemKind::NotFound, "no such repository")
         .detail(format!("nothing was ever pushed to {name:?}"))
+}
+
+/// A person who opens the API's address in a browser means the console.
+pub(crate) async fn root(headers: HeaderMap, uri: Uri) -> Result<Redirect, ApiError> {
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    if accepted.is_some_and(|accepted| accepted.contains("text/html")) {
+        return Ok(Redirect::to("/console"));
+    }
+    Err(not_found(uri).await)
 }
 
 pub(crate) async fn not_found(uri: Uri) -> ApiError {

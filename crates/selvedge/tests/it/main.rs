@@ -6,6 +6,8 @@ mod harness;
 #[cfg(test)]
 mod command_line;
 #[cfg(test)]
+mod console;
+#[cfg(test)]
 mod guide;
 #[cfg(test)]
 mod kills;

@@ -1,5 +1,6 @@
 //! A box in a directory of its own, repositories to push to it, and clients that watch it.
 
+pub(crate) mod browser;
 pub(crate) mod clients;
 pub(crate) mod repository;
 
