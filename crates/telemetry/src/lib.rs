@@ -4,6 +4,7 @@
 //! [`logging`]; what it says about each request is an [`access::AccessRecord`]. No metrics yet.
 
 pub mod access;
+pub mod journal;
 pub mod logging;
 
 pub use logging::Chain;
