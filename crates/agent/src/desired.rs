@@ -9,6 +9,7 @@ use selvedge_model::{
 use serde::Serialize;
 
 use crate::documents::{AppKey, Documents};
+use crate::log::Label;
 
 /// An epoch of an app.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,8 +31,8 @@ pub(crate) struct WorkloadId(pub(crate) Digest);
 pub(crate) struct WorkloadPlan {
     pub(crate) name: String,
     pub(crate) tenant: String,
-    /// Relative to where logs are kept.
-    pub(crate) log: String,
+    /// For the log.
+    pub(crate) label: Label,
     pub(crate) artifact: Artifact,
     pub(crate) command: String,
     pub(crate) environment: BTreeMap<String, String>,
@@ -203,7 +204,12 @@ fn content(site: &SiteId, app: &AppKey, entry: &AssignmentEntry, release: &Relea
             } => Part::Process(Box::new(WorkloadPlan {
                 name: format!("{site}/{}/{}/{name}", app.0, app.1),
                 tenant: app.0.to_string(),
-                log: format!("{}/{}/{name}.log", app.0, app.1),
+                label: Label {
+                    app: app.0.clone(),
+                    environment: app.1.clone(),
+                    service: name.clone(),
+                    release: release.id.short(),
+                },
                 artifact: artifact.clone(),
                 command: command.clone(),
                 environment: environment(site, app, &release.app, service, &release.id),

@@ -175,7 +175,7 @@ fn part_state(key: &EpochKey, service: &ServiceName, part: &Part, actual: &Actua
     }
 }
 
-fn tail(lines: &[String]) -> Vec<String> {
+pub(crate) fn tail(lines: &[String]) -> Vec<String> {
     let skipped = lines.len().saturating_sub(REPORT_LINES);
     lines.iter().skip(skipped).map(|it| it.chars().take(REPORT_LINE_CHARS).collect()).collect()
 }

@@ -15,9 +15,12 @@ mod certificates;
 mod desired;
 mod diff;
 mod documents;
+mod events;
 mod floors;
 mod lease;
 mod ledger;
+mod log;
+mod orders;
 mod probe;
 mod publish;
 mod reconciler;
@@ -26,6 +29,7 @@ mod resources;
 mod restore;
 mod snapshot;
 mod status;
+mod tunnel;
 mod watch;
 mod workloads;
 
@@ -38,34 +42,50 @@ use std::time::Duration;
 use selvedge_fabric::SharedFabric;
 use selvedge_fabric::layout::LayoutError;
 use selvedge_model::SiteId;
+use selvedge_model::operation::Target;
 use selvedge_proxy::{Limits, Proxy, Snapshot};
 use selvedge_runtime::{Runtime, RuntimeError};
-use selvedge_telemetry::access::{AccessLog, AccessWriter};
+use selvedge_telemetry::access::{AccessLog, AccessRecord};
+use selvedge_telemetry::journal::{Journal, Writer};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::documents::Documents;
 use crate::ledger::{Ledger, OpenError};
+use crate::log::{Event, SiteLog};
+use crate::orders::Orders;
 use crate::reconciler::{Outputs, Reconciler, Setup};
 use crate::report::Identity;
 use crate::status::Status;
+use crate::tunnel::Subjects;
 
 /// How long a starting agent lets clients wait for what the ledger promises. They wait in the
 /// listener's queue and are answered by the release that they should see.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// How many access records may wait to be written down before new ones are dropped and counted.
+const ACCESS_QUEUE: usize = 8192;
+
+/// How often lost access records are counted.
+const LOST: Duration = Duration::from_secs(1);
+
 /// What an agent needs to know to start.
 pub struct Config {
     /// The site that this node is of.
     pub site: SiteId,
-    /// The node's own directory: ledger, access log, workloads' logs.
+    /// The node's own directory: ledger and log.
     pub data: PathBuf,
     /// Unpacked artifacts, shared by all agents of the machine.
     pub artifacts: PathBuf,
     /// The fabric.
     pub fabric: SharedFabric,
+    /// The socket at which control listens for tunnels.
+    pub tunnel: PathBuf,
+    /// How much the log may take on disk, in bytes.
+    pub log_bytes: u64,
     /// Plain HTTP.
     pub http: SocketAddr,
     /// HTTPS.
@@ -130,7 +150,9 @@ pub struct Agent {
     proxy: Proxy,
     dns: selvedge_dns::Server,
     admin: TcpListener,
-    access: AccessWriter,
+    orders: Orders,
+    access: (AccessLog, mpsc::Receiver<AccessRecord>),
+    writer: Writer,
 }
 
 impl Agent {
@@ -143,10 +165,8 @@ impl Agent {
         let store = open_store(&config).await?;
         let runtime = make_runtime(&config).await?;
 
-        let path = config.data.join("access.jsonl");
-        let (log, access) = AccessLog::open(&path)
-            .await
-            .map_err(|error| AgentError::Directory { path, reason: error.to_string() })?;
+        let (log, writer) = open_log(&config).await?;
+        let (access, records) = AccessLog::channel(ACCESS_QUEUE);
         let snapshot = Sender::new(Arc::new(Snapshot {
             site: config.site.clone(),
             pins: None,
@@ -155,7 +175,7 @@ impl Agent {
             explain: config.explain,
         }));
         let zones = Sender::new(Arc::new(selvedge_dns::Snapshot::new(Vec::new())));
-        let (proxy, dns, admin) = bind(&config, &snapshot, &zones, log).await?;
+        let (proxy, dns, admin) = bind(&config, &snapshot, &zones, access.clone()).await?;
         let admin_address = admin.local_addr().map_err(listen("administration", config.admin))?;
 
         let status = Sender::new(Arc::new(Status::default()));
@@ -169,21 +189,28 @@ impl Agent {
         let mut problems = restored.problems;
         problems.extend(isolation_problems(&runtime, config.allow_unsafe));
         let setup = Setup {
-            site: config.site,
+            site: config.site.clone(),
             fabric: Arc::clone(&config.fabric),
             store,
             runtime,
             ledger: ledger.clone(),
-            logs: config.data.join("logs"),
+            log: log.clone(),
             proxy: reachable(proxy.http_address()),
             explain: config.explain,
             problems,
         };
         let receiver = status.subscribe();
+        let workloads = Sender::new(Arc::default());
+        let orders = Orders {
+            target: Target::sole(config.site),
+            fabric: Arc::clone(&config.fabric),
+            tunnel: config.tunnel,
+            subjects: Subjects { log, workloads: workloads.subscribe() },
+        };
         let reconciler = Reconciler::new(
             setup,
             documents.subscribe(),
-            Outputs { snapshot, dns: zones, status },
+            Outputs { snapshot, dns: zones, status, workloads },
             restored.releases,
             restored.floors,
         );
@@ -198,7 +225,9 @@ impl Agent {
             proxy,
             dns,
             admin,
-            access,
+            orders,
+            access: (access, records),
+            writer,
         })
     }
 
@@ -248,20 +277,57 @@ impl Agent {
             lease_problem: lease_problem.subscribe(),
         };
         tasks.spawn(admin::run(self.admin, state, token.clone()));
-        tasks.spawn(lease::run(site, holder(), self.fabric, lease_problem, token.clone()));
+        let log = self.orders.subjects.log.clone();
+        let lease = lease::Lease { site, holder: holder(), fabric: self.fabric, log: log.clone() };
+        tasks.spawn(lease.run(lease_problem, token.clone()));
+        tasks.spawn(orders::run(self.orders, token.clone()));
         tasks.spawn(self.dns.run(token.clone()));
-        let (workloads, access) = (CancellationToken::new(), CancellationToken::new());
+        let (workloads, writer) = (CancellationToken::new(), CancellationToken::new());
         let reconciling = tasks.spawn(self.reconciler.run(workloads.clone()));
-        let writing = tasks.spawn(self.access.run(access.clone()));
+        let writing = tasks.spawn(self.writer.run(writer.clone()));
+        let (access, records) = self.access;
+        let recording = tasks.spawn(log.clone().take_access(records));
+        tasks.spawn(count_lost(access, log, token.clone()));
 
         settle(self.status, &token).await;
         self.proxy.run(token).await;
         workloads.cancel();
         let _ = reconciling.await;
-        access.cancel();
+        // Its connections have ended, and with them the last to record anything.
+        let _ = tokio::time::timeout(SETTLE, recording).await;
+        writer.cancel();
         let _ = writing.await;
         tasks.close();
         tasks.wait().await;
+    }
+}
+
+/// Opens the site's log and notes that the agent is there.
+async fn open_log(config: &Config) -> Result<(SiteLog, Writer), AgentError> {
+    let (path, limit) = (config.data.join("log"), config.log_bytes);
+    let directory = path.clone();
+    let opened = tokio::task::spawn_blocking(move || Journal::open(&directory, limit)).await;
+    let (journal, writer) = opened
+        .map_err(std::io::Error::other)
+        .flatten()
+        .map_err(|error| AgentError::Directory { path, reason: error.to_string() })?;
+    let log = SiteLog::new(config.site.clone(), journal);
+    let text = format!("agent {} started, pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
+    log.event(Event::site(selvedge_api::LogLevel::Info, text));
+    Ok((log, writer))
+}
+
+/// Notes how many access records could not be taken.
+async fn count_lost(access: AccessLog, log: SiteLog, token: CancellationToken) {
+    let mut told = 0;
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = tokio::time::sleep(LOST) => {}
+        }
+        let lost = access.dropped();
+        log.lost_access(lost - told);
+        told = lost;
     }
 }
 

@@ -299,13 +299,13 @@ impl Reconciler {
             problems: self.problems(documents),
             settled,
         };
-        self.outputs.status.send_if_modified(|current| {
-            let changed = **current != status;
-            if changed {
-                *current = Arc::new(status);
+        let before = self.outputs.status.borrow().clone();
+        if *before != status {
+            for event in crate::events::between(&before, &status) {
+                self.setup.log.event(event);
             }
-            changed
-        });
+            self.outputs.status.send_replace(Arc::new(status));
+        }
     }
 
     fn problems(&self, documents: &Documents) -> Vec<String> {
@@ -322,6 +322,7 @@ impl Reconciler {
             .chain(&self.published.problems)
             .cloned()
             .chain(unknown)
+            .chain(self.setup.log.journal().problem().borrow().clone())
             .collect()
     }
 }

@@ -30,11 +30,12 @@ use crate::desired::{Desired, DesiredEpoch, EpochKey, Part, ReleaseKey, Workload
 use crate::diff::{Step, diff};
 use crate::documents::{AppKey, Documents};
 use crate::ledger::Ledger;
+use crate::log::SiteLog;
 use crate::publish::{Probes, Published};
 use crate::resources::{Resources, fetch_release, load_static, unpack};
 use crate::snapshot::epoch_view;
 use crate::status::Status;
-use crate::workloads::{Running, unshared};
+use crate::workloads::{Running, Watched, unshared};
 
 /// How long requests may take that a workload still has when it is to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,8 +53,8 @@ pub(crate) struct Setup {
     pub(crate) store: Store,
     pub(crate) runtime: Runtime,
     pub(crate) ledger: Ledger,
-    /// Where workloads' output goes: `APP/ENVIRONMENT/SERVICE.log`.
-    pub(crate) logs: PathBuf,
+    /// Where workloads' output and events go.
+    pub(crate) log: SiteLog,
     /// Where the proxy answers plain HTTP, for probes.
     pub(crate) proxy: SocketAddr,
     pub(crate) explain: bool,
@@ -66,6 +67,7 @@ pub(crate) struct Outputs {
     pub(crate) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(crate) dns: watch::Sender<Arc<selvedge_dns::Snapshot>>,
     pub(crate) status: watch::Sender<Arc<Status>>,
+    pub(crate) workloads: watch::Sender<Arc<Vec<Watched>>>,
 }
 
 /// An epoch that the proxy can answer with.
@@ -221,7 +223,7 @@ impl Reconciler {
     }
 
     fn build(&mut self, step: Step, desired: &Desired) {
-        let Setup { fabric, store, runtime, ledger, logs, .. } = &self.setup;
+        let Setup { fabric, store, runtime, ledger, log, .. } = &self.setup;
         match step {
             Step::FetchRelease(key) => {
                 let work = fetch_release(Arc::clone(fabric), ledger.clone(), key.clone());
@@ -245,12 +247,13 @@ impl Reconciler {
                 let Some(app) = self.resources.artifacts.ready(&plan.artifact.digest) else {
                     return;
                 };
-                let running = Running::start(runtime, &plan, app.clone(), logs);
+                let running = Running::start(runtime, &plan, app.clone(), log);
                 let mut state = running.state();
                 // It may have changed already: look once more.
                 state.mark_changed();
                 self.watch_workload(id, state);
                 self.resources.workloads.insert(id, running);
+                self.show_workloads();
             }
             Step::Show(key) => self.show(key, desired),
             Step::Retire(key) => drop(self.shown.remove(&key)),
@@ -270,6 +273,11 @@ impl Reconciler {
         self.shown.insert(key, Shown { wanted: wanted.clone(), view: Arc::new(view) });
     }
 
+    fn show_workloads(&self) {
+        let watched = self.resources.workloads.values().map(Running::watched).collect();
+        self.outputs.workloads.send_replace(Arc::new(watched));
+    }
+
     fn watch_workload(&mut self, id: WorkloadId, mut state: watch::Receiver<WorkloadState>) {
         self.tasks.spawn(async move {
             let alive = state.changed().await.is_ok();
@@ -281,6 +289,7 @@ impl Reconciler {
         match step {
             Step::Stop(id) => {
                 let Some(running) = self.resources.workloads.remove(&id) else { return };
+                self.show_workloads();
                 let number = self.leave(running.artifact());
                 left.insert(Thing::Workload(id), number);
                 self.tasks.spawn(async move {

@@ -1,20 +1,21 @@
 //! Workloads that run, between the runtime, which keeps them alive, and the proxy, which sends
 //! them requests.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use selvedge_model::Digest;
+use selvedge_api::WorkloadRow;
+use selvedge_model::{Digest, SiteId};
 use selvedge_proxy::upstream::Upstream;
 use selvedge_proxy::{Connect, Stream};
-use selvedge_runtime::{Limits, Runtime, Workload, WorkloadSpec, WorkloadState};
+use selvedge_runtime::{Limits, Monitor, Runtime, Workload, WorkloadSpec, WorkloadState};
 use tokio::sync::watch;
 
 use crate::desired::WorkloadPlan;
+use crate::diff::tail;
+use crate::log::{Label, SiteLog};
 
 /// How often a drain looks whether the last snapshot that names the workload is gone.
 const LOOK: Duration = Duration::from_millis(20);
@@ -24,12 +25,18 @@ pub(crate) struct Running {
     artifact: Digest,
     workload: Workload,
     upstream: Arc<Upstream>,
+    label: Label,
+    memory_mib: u32,
 }
 
 impl Running {
-    /// Starts the plan's workload from the unpacked artifact at `app`. Its output goes below
-    /// `logs`.
-    pub(crate) fn start(runtime: &Runtime, plan: &WorkloadPlan, app: PathBuf, logs: &Path) -> Self {
+    /// Starts the plan's workload from the unpacked artifact at `app`.
+    pub(crate) fn start(
+        runtime: &Runtime,
+        plan: &WorkloadPlan,
+        app: PathBuf,
+        log: &SiteLog,
+    ) -> Self {
         let workload = runtime.start(WorkloadSpec {
             name: plan.name.clone(),
             tenant: plan.tenant.clone(),
@@ -45,16 +52,26 @@ impl Running {
                 processes: 512,
                 disk_mib: (plan.memory_mib / 2).max(64),
             },
-            log: log_file(logs, plan),
+            output: Some(log.output(plan.label.clone())),
         });
         let connector = RuntimeConnector(workload.connector());
         let upstream = Arc::new(Upstream::new(plan.name.clone(), Arc::new(connector)));
-        Self { artifact: plan.artifact.digest, workload, upstream }
+        let (artifact, label) = (plan.artifact.digest, plan.label.clone());
+        Self { artifact, workload, upstream, label, memory_mib: plan.memory_mib }
     }
 
     /// The artifact that it runs from.
     pub(crate) fn artifact(&self) -> Digest {
         self.artifact
+    }
+
+    /// For whoever asks what runs here.
+    pub(crate) fn watched(&self) -> Watched {
+        Watched {
+            label: self.label.clone(),
+            memory_mib: self.memory_mib,
+            monitor: self.workload.monitor(),
+        }
     }
 
     /// How it is.
@@ -89,19 +106,48 @@ impl Running {
     }
 }
 
-/// The file for a workload's output; a workload runs without one rather than not at all.
-fn log_file(logs: &Path, plan: &WorkloadPlan) -> Option<PathBuf> {
-    let file = logs.join(&plan.log);
-    let made = file
-        .parent()
-        .map(|directory| DirBuilder::new().recursive(true).mode(0o700).create(directory));
-    match made {
-        Some(Ok(())) => Some(file),
-        Some(Err(error)) => {
-            tracing::warn!(path = %file.display(), "no log: {error}");
-            None
+/// A workload as seen from outside.
+pub(crate) struct Watched {
+    label: Label,
+    memory_mib: u32,
+    monitor: Monitor,
+}
+
+impl Watched {
+    /// How it is now. Blocking.
+    pub(crate) fn look(&self, site: &SiteId) -> WorkloadRow {
+        let (history, usage) = (self.monitor.history(), self.monitor.usage());
+        let (state, now_ill) = match self.monitor.state() {
+            WorkloadState::Starting => (selvedge_api::WorkloadState::Starting, None),
+            WorkloadState::Ready | WorkloadState::Stopped => {
+                (selvedge_api::WorkloadState::Ready, None)
+            }
+            WorkloadState::BackingOff { reason, last_lines, .. } => {
+                (selvedge_api::WorkloadState::Restarting, Some((reason, last_lines)))
+            }
+            WorkloadState::CrashLoop { reason, last_lines } => {
+                (selvedge_api::WorkloadState::CrashLoop, Some((reason, last_lines)))
+            }
+        };
+        let since = history.since.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let (reason, last_lines) = now_ill.or(history.last_end).unzip();
+        let Label { app, environment, service, release } = self.label.clone();
+        WorkloadRow {
+            app,
+            environment,
+            service,
+            release,
+            site: site.clone(),
+            state,
+            pid: usage.pid,
+            since_ms: since.and_then(|since| u64::try_from(since.as_millis()).ok()),
+            restarts: history.restarts,
+            memory_bytes: usage.pid.map(|_| usage.memory_bytes),
+            memory_limit_mib: self.memory_mib,
+            cpu_ms: usage.pid.map(|_| usage.cpu_ms),
+            reason,
+            last_lines: tail(&last_lines.unwrap_or_default()),
         }
-        None => None,
     }
 }
 

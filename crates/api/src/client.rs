@@ -2,6 +2,7 @@
 //! scripts, and control is near.
 
 use std::io;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use selvedge_model::operation::OperationId;
 use selvedge_model::{AppName, Push, RepositoryName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,8 +21,9 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    AppSummary, ConsoleLink, NDJSON, PROBLEM_JSON, PlanAnswer, PlanRequest, Problem, PushEvent,
-    ReleaseRow, RollbackRequest, SiteRow, Status, Token, Version, Why, transport,
+    AppSummary, ConsoleLink, LogEvent, LogFilter, NDJSON, OperationRow, PROBLEM_JSON, PlanAnswer,
+    PlanRequest, Problem, PushEvent, ReleaseRow, RollbackRequest, SiteRow, Status, Token, Version,
+    Why, Workloads, transport,
 };
 
 /// How long a whole answer may take that isn't a stream of events.
@@ -258,6 +261,29 @@ impl Client {
         self.ask(Method::POST, "/v1/console/links", None::<&()>).await
     }
 
+    /// Asks for log lines; while the filter follows, the stream ends only when it breaks.
+    pub async fn logs(&self, filter: &LogFilter) -> Result<EventStream<LogEvent>, ClientError> {
+        let query = serde_urlencoded::to_string(filter)
+            .map_err(|error| self.protocol(error.to_string()))?;
+        self.events(Method::GET, &format!("/v1/logs?{query}"), None::<&()>).await
+    }
+
+    /// What runs at the sites now; of one app, or all.
+    pub async fn workloads(&self, app: Option<&AppName>) -> Result<Workloads, ClientError> {
+        let query = app.map_or_else(String::new, |app| format!("?app={app}"));
+        self.get(&format!("/v1/workloads{query}")).await
+    }
+
+    /// The operations that are kept, newest first.
+    pub async fn operations(&self) -> Result<Vec<OperationRow>, ClientError> {
+        self.get("/v1/operations").await
+    }
+
+    /// An operation.
+    pub async fn operation(&self, id: OperationId) -> Result<OperationRow, ClientError> {
+        self.get(&format!("/v1/operations/{id}")).await
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.ask(Method::GET, path, None::<&()>).await
     }
@@ -278,12 +304,12 @@ impl Client {
         })
     }
 
-    async fn events(
+    async fn events<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
-    ) -> Result<EventStream, ClientError> {
+    ) -> Result<EventStream<T>, ClientError> {
         let start = async {
             let (response, connection) = self.send(method, path, body).await?;
             if content_type(&response) != NDJSON {
@@ -294,6 +320,7 @@ impl Client {
                 body: response.into_body(),
                 buffer: BytesMut::new(),
                 scanned: 0,
+                _events: PhantomData,
                 _connection: connection,
             })
         };
@@ -379,20 +406,21 @@ fn content_type(response: &Response<Incoming>) -> &str {
         .unwrap_or_default()
 }
 
-/// The events of a push as they come.
-pub struct EventStream {
+/// Events as they come: those of a push, unless it says otherwise.
+pub struct EventStream<T = PushEvent> {
     url: String,
     body: Incoming,
     buffer: BytesMut,
     /// How much of `buffer` is known to hold no line's end.
     scanned: usize,
+    _events: PhantomData<fn() -> T>,
     _connection: AbortOnDropHandle<()>,
 }
 
-impl EventStream {
+impl<T: DeserializeOwned> EventStream<T> {
     /// Waits for the next event; `None` after the last. Control waiting for something long sends
     /// signs of life, so that silence is an error.
-    pub async fn next(&mut self) -> Option<Result<PushEvent, ClientError>> {
+    pub async fn next(&mut self) -> Option<Result<T, ClientError>> {
         loop {
             match self.take_line() {
                 Some(line) if line.trim_ascii().is_empty() => continue,
@@ -426,19 +454,6 @@ impl EventStream {
         }
     }
 
-    /// Follows to the end and returns the push as it ended; `each` sees every event before that.
-    /// A stream that ends without saying how is an error.
-    pub async fn finish(mut self, mut each: impl FnMut(&PushEvent)) -> Result<Push, ClientError> {
-        while let Some(event) = self.next().await {
-            match event? {
-                PushEvent::Done { push } => return Ok(push),
-                event => each(&event),
-            }
-        }
-        let source = io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before the push did");
-        Err(ClientError::Broken { url: self.url, source: Box::new(source) })
-    }
-
     fn take_line(&mut self) -> Option<BytesMut> {
         let fresh = self.buffer.get(self.scanned..).unwrap_or_default();
         match fresh.iter().position(|byte| *byte == b'\n') {
@@ -452,5 +467,20 @@ impl EventStream {
                 None
             }
         }
+    }
+}
+
+impl EventStream {
+    /// Follows to the end and returns the push as it ended; `each` sees every event before that.
+    /// A stream that ends without saying how is an error.
+    pub async fn finish(mut self, mut each: impl FnMut(&PushEvent)) -> Result<Push, ClientError> {
+        while let Some(event) = self.next().await {
+            match event? {
+                PushEvent::Done { push } => return Ok(push),
+                event => each(&event),
+            }
+        }
+        let source = io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before the push did");
+        Err(ClientError::Broken { url: self.url, source: Box::new(source) })
     }
 }

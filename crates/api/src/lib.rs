@@ -8,12 +8,15 @@ mod client;
 mod console;
 mod contract;
 mod logs;
+mod operations;
 mod plan;
 mod problem;
 mod push;
 mod status;
 mod transport;
+mod tunnel;
 mod why;
+mod workloads;
 
 pub use client::{Client, ClientConfig, ClientError, EventStream};
 pub use console::ConsoleLink;
@@ -22,6 +25,7 @@ pub use logs::{
     LogAccess, LogAccessError, LogCursor, LogEvent, LogFilter, LogGap, LogLevel, LogPush,
     LogRecord, LogSource, MAX_LOG_LIMIT, StatusRange,
 };
+pub use operations::OperationRow;
 pub use plan::{PlanAnswer, PlanRequest, PlannedApp, WantedApp};
 pub use problem::{PROBLEM_JSON, Problem, ProblemKind};
 pub use push::{PushEvent, RollbackRequest, SiteProgress};
@@ -30,7 +34,11 @@ pub use status::{
     ReleaseRow, SiteHealth, SiteRow, StageTiming, Status, Version,
 };
 pub use transport::trust;
+pub use tunnel::{
+    MAX_TUNNEL_LINE, TUNNEL_VERSION, TunnelHello, TunnelProof, TunnelQuestion, TunnelWelcome,
+};
 pub use why::{HostWhy, Why};
+pub use workloads::{WorkloadRow, WorkloadState, Workloads};
 
 /// Media type of a stream of events: one JSON object a line. Empty lines keep the connection alive
 /// and carry nothing.

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use selvedge_api::{ControlStatus, Token};
 use selvedge_fabric::embedded::{Embedded, OpenError};
 use selvedge_fabric::server::{BindError, Server};
+use selvedge_fabric::socket::Socket;
 use selvedge_fabric::{Expect, Fabric, FabricError, SharedFabric, Typed, WriteError};
 use selvedge_model::documents::PinKeys;
 use selvedge_model::{Host, Installation, Topology, keys};
 use selvedge_runtime::{Runtime, RuntimeError};
+use selvedge_telemetry::journal::Journal;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -22,14 +24,23 @@ use crate::console::{self, Console, Reach};
 use crate::data::{DataDirectory, DataError, random};
 use crate::drivers::{self, Certificates, Names, Places, Problems};
 use crate::git::{Git, GitError, GitService, ServiceConfig};
+use crate::logs::{Logs, OwnLog};
+use crate::operations::Operations;
 use crate::pipeline::{self, Limits, Pipeline, PipelineConfig, PipelineError};
 use crate::server::{self, Api, Parts, tls};
 use crate::tasks::{Ended, Tasks};
+use crate::tunnels::Tunnels;
 use crate::world::{Mirror, World};
 use crate::{now_ms, token, views};
 
 /// The fabric's socket in the data directory.
 pub const FABRIC_SOCKET: &str = "fabric.sock";
+
+/// The socket in the data directory at which sites open tunnels.
+pub const TUNNEL_SOCKET: &str = "tunnel.sock";
+
+/// How much control's own log may take on disk, in bytes.
+const LOG_BYTES: u64 = 64 << 20;
 
 /// What the drivers plan on.
 pub(crate) const DRIVEN: [&str; 10] = [
@@ -96,6 +107,9 @@ pub enum ControlError {
     /// git is not there, or too old.
     #[error("pushes need git")]
     Git(#[from] GitError),
+    /// Control's own log can't be opened.
+    #[error("can't open the log")]
+    Log(#[source] std::io::Error),
     /// The pipeline can't be set up.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
@@ -149,6 +163,11 @@ impl Control {
 
         let runtime = sandboxes(&config, &data)?;
         let status = as_it_starts(&config, &*fabric, &runtime).await?;
+        let (journal, writer) =
+            Journal::open(&data.join("log"), LOG_BYTES).map_err(ControlError::Log)?;
+        tasks.spawn_last("the log", |token| writer.run(token));
+        let tunnels = tunnels(&mut tasks, &fabric, &data).await?;
+        let logs = Logs::new(fabric.clone(), tunnels.0.clone(), OwnLog::new(journal.clone()));
         let git = Git::open(data.path(), &config.executable).await?;
         let hook_socket = pipeline::hook_socket(data.path());
         let pipeline = Pipeline::new(PipelineConfig {
@@ -158,6 +177,7 @@ impl Control {
             data: data.path().to_owned(),
             installation: installation(&config),
             limits: Limits::default(),
+            journal,
         })?;
         let reach =
             Reach { names: tls::names(address), port: address.port(), secure: tls.is_some() };
@@ -179,6 +199,9 @@ impl Control {
             console,
             git: GitService::new(ServiceConfig { git, hook_socket }),
             pipeline: pipeline.handle(),
+            logs,
+            tunnels: tunnels.0,
+            operations: tunnels.1,
         };
         let router = Api::new(parts).router();
         tasks.spawn("the pipeline", |token| pipeline.run(token));
@@ -265,6 +288,22 @@ async fn show(
     let console = Console::new(config(mirror.subscribe()));
     tasks.spawn("the console's mirror of the store", |token| mirror.run(token));
     Ok(console)
+}
+
+/// Starts what asks sites for something and waits for their answers.
+async fn tunnels(
+    tasks: &mut Tasks,
+    fabric: &SharedFabric,
+    data: &DataDirectory,
+) -> Result<(Tunnels, Operations), ControlError> {
+    let socket = Socket::bind(&data.join(TUNNEL_SOCKET)).map_err(ControlError::Socket)?;
+    let operations = Operations::open(fabric.clone()).await?;
+    let tunnels = Tunnels::new(operations.clone());
+    let running = operations.clone();
+    tasks.spawn("operations", |token| running.run(token));
+    let accepting = tunnels.clone();
+    tasks.spawn("the tunnels' socket", |token| accepting.run(socket, token));
+    Ok((tunnels, operations))
 }
 
 /// What runs builds and tests. Nothing that runs may see control's data.

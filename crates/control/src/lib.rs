@@ -15,18 +15,21 @@ mod fixture;
 pub mod git;
 pub mod hook;
 pub mod logs;
+mod operations;
 pub mod pipeline;
 mod server;
 mod steering;
 mod tasks;
 mod token;
+mod tunnels;
 mod views;
+mod workloads;
 mod world;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use authority::AuthorityError;
-pub use control::{Config, Control, ControlError, FABRIC_SOCKET};
+pub use control::{Config, Control, ControlError, FABRIC_SOCKET, TUNNEL_SOCKET};
 pub use data::DataError;
 pub use hook::{HOOK_VERB, hook_main};
 pub use tasks::Ended;

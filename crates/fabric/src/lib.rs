@@ -34,6 +34,7 @@ mod error;
 pub mod layout;
 mod limits;
 pub mod server;
+pub mod socket;
 mod types;
 mod wire;
 

@@ -6,10 +6,7 @@
 //! or one watch, one consumer, one blob, so that each has the socket's own back-pressure and a slow
 //! one holds up nobody else.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -341,21 +338,6 @@ pub(crate) async fn next(
 ) -> io::Result<Frame> {
     let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the other end has gone");
     frames.next().await.unwrap_or_else(|| Err(gone()))
-}
-
-/// A socket's address holds about a hundred bytes. A longer path is reached through its directory,
-/// which must stay open for as long as the second value is used.
-pub(crate) fn address(path: &Path) -> io::Result<(Option<File>, PathBuf)> {
-    const LONGEST: usize = 100;
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(invalid("the path of a socket names no file"));
-    };
-    if path.as_os_str().len() <= LONGEST {
-        return Ok((None, path.to_owned()));
-    }
-    let parent = File::open(parent)?;
-    let address = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
-    Ok((Some(parent), address))
 }
 
 #[cfg(test)]

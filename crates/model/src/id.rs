@@ -118,6 +118,19 @@ label!(
     "provider name"
 );
 
+label!(
+    /// A machine of a site.
+    NodeId,
+    "node id"
+);
+
+impl NodeId {
+    /// The node of a site that has one machine, as all have so far.
+    pub fn sole() -> Self {
+        Self("n1".to_owned())
+    }
+}
+
 impl EnvironmentName {
     /// The environment that the branch `main` releases to.
     pub fn production() -> Self {

@@ -16,8 +16,12 @@
 //! | `zone/ORIGIN` | [`Zone`](crate::Zone) | control |
 //! | `site-report/SITE` | [`SiteReport`](crate::SiteReport) | the site |
 //! | `app-report/SITE/APP/ENVIRONMENT` | [`AppReport`](crate::AppReport) | the site |
+//! | `operation/ID` | [`Operation`](crate::operation::Operation) | control |
+//! | `order/SITE/ID` | [`Order`](crate::operation::Order) | control |
+//! | `answer/SITE/ID` | [`Answer`](crate::operation::Answer) | the site |
 
 use crate::id::{AppName, EnvironmentName, Host, ReleaseId, RepositoryName, SiteId};
+use crate::operation::OperationId;
 
 /// What holds for the whole installation.
 pub const INSTALLATION: &str = "installation";
@@ -45,6 +49,13 @@ pub const ZONES: &str = "zone/";
 pub const SITE_REPORTS: &str = "site-report/";
 /// Prefix of all app reports.
 pub const APP_REPORTS: &str = "app-report/";
+
+/// Prefix of all operations.
+pub const OPERATIONS: &str = "operation/";
+/// Prefix of all orders.
+pub const ORDERS: &str = "order/";
+/// Prefix of all answers.
+pub const ANSWERS: &str = "answer/";
 
 /// Prefix of the names of all sites' leases. Leases are no documents.
 pub const SITE_LEASES: &str = "site/";
@@ -122,6 +133,26 @@ pub fn app_report(site: &SiteId, app: &AppName, environment: &EnvironmentName) -
 /// Prefix of a site's reports of apps.
 pub fn app_reports(site: &SiteId) -> String {
     format!("{APP_REPORTS}{site}/")
+}
+
+/// An operation.
+pub fn operation(id: OperationId) -> String {
+    format!("{OPERATIONS}{id}")
+}
+
+/// A site's part of an operation.
+pub fn order(site: &SiteId, id: OperationId) -> String {
+    format!("{ORDERS}{site}/{id}")
+}
+
+/// Prefix of a site's orders.
+pub fn orders(site: &SiteId) -> String {
+    format!("{ORDERS}{site}/")
+}
+
+/// What a site says of an order.
+pub fn answer(site: &SiteId, id: OperationId) -> String {
+    format!("{ANSWERS}{site}/{id}")
 }
 
 /// The name of a site's lease.

@@ -13,6 +13,7 @@ pub mod hosts;
 pub mod id;
 pub mod keys;
 pub mod manifest;
+pub mod operation;
 pub mod pin;
 pub mod topology;
 pub mod version;

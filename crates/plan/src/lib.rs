@@ -10,5 +10,6 @@ pub mod certs;
 pub mod check;
 pub mod dns;
 pub mod explain;
+pub mod operations;
 pub mod placement;
 pub mod rollout;

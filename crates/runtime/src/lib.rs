@@ -29,6 +29,7 @@ mod supervisor;
 mod sys;
 mod task;
 mod tenant;
+mod usage;
 mod workload;
 
 use std::path::PathBuf;
@@ -40,9 +41,10 @@ use tokio::sync::mpsc;
 pub use disk::Reserve;
 pub use ids::ReservedIds;
 pub use limits::{Excess, Limits};
-pub use supervisor::{Connector, Workload};
+pub use supervisor::{Connector, Monitor, Workload};
 pub use task::{TaskOutcome, TaskSpec};
-pub use workload::{WorkloadSpec, WorkloadState};
+pub use usage::Usage;
+pub use workload::{History, Output, WorkloadSpec, WorkloadState};
 
 use prepare::Machine;
 

@@ -1,10 +1,6 @@
 //! What programs print: cut into lines, cleaned, bounded.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,8 +9,6 @@ use tokio::net::unix::pipe;
 
 /// A longer line is cut here, and what is cut is left out.
 const MAX_LINE_BYTES: usize = 8 * 1024;
-/// A log file that would grow over this becomes `NAME.1`, in place of the one before it.
-const MAX_LOG_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Reads lines from the pipe that a program writes to.
 pub(crate) struct Lines {
@@ -143,39 +137,9 @@ impl Tail {
     }
 }
 
-/// A log file of bounded size.
-#[derive(Debug)]
-pub(crate) struct Log {
-    path: PathBuf,
-    file: File,
-    length: u64,
-}
-
-impl Log {
-    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
-        let length = file.metadata()?.len();
-        Ok(Self { path, file, length })
-    }
-
-    pub(crate) fn write(&mut self, line: &str) -> io::Result<()> {
-        let line = format!("{line}\n");
-        if self.length + line.len() as u64 > MAX_LOG_BYTES {
-            let mut old = self.path.clone().into_os_string();
-            old.push(".1");
-            std::fs::rename(&self.path, old)?;
-            *self = Self::open(std::mem::take(&mut self.path))?;
-        }
-        self.file.write_all(line.as_bytes())?;
-        self.length += line.len() as u64;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     async fn lines(input: &[u8]) -> Vec<String> {
         let (mut sender, receiver) = pipe::pipe().expect("a pipe");
@@ -201,22 +165,5 @@ mod tests {
         let all = lines(&input).await;
         let long = format!("{} [line cut]", "x".repeat(MAX_LINE_BYTES));
         assert_eq!(all, ["red", "\tab", "\u{fffd}", "shown", &long, "", "last"]);
-    }
-
-    #[test]
-    fn a_log_stays_bounded() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("log");
-        let mut log = Log::open(path.clone()).expect("open");
-        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        let line = "x".repeat(MAX_LINE_BYTES);
-        for _ in 0..3 * MAX_LOG_BYTES / MAX_LINE_BYTES as u64 {
-            log.write(&line).expect("write");
-        }
-        let length =
-            |name: &str| std::fs::metadata(directory.path().join(name)).expect("there").len();
-        assert!(length("log") <= MAX_LOG_BYTES && length("log.1") <= MAX_LOG_BYTES);
-        assert_eq!(std::fs::read_dir(directory.path()).expect("list").count(), 2);
     }
 }

@@ -1,7 +1,7 @@
 //! Keeps one workload running.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -13,10 +13,11 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::guard::{Guard, Phase};
 use crate::limits::Excess;
 use crate::link::{End, Link, Shim};
-use crate::output::{Lines, Log, Tail};
+use crate::output::{Lines, Tail};
 use crate::prepare::{Machine, Program, Running};
 use crate::protocol::{EGRESS_PORT, Exit};
-use crate::workload::{WorkloadSpec, WorkloadState};
+use crate::usage::{self, Usage};
+use crate::workload::{History, Output, WorkloadSpec, WorkloadState};
 use crate::{RuntimeError, readiness, task};
 
 const LAST_LINES: usize = 100;
@@ -44,6 +45,9 @@ pub struct Workload {
 struct Shared {
     link: Mutex<Option<Arc<Link>>>,
     tail: Mutex<Tail>,
+    history: Mutex<History>,
+    /// The shim's process while there is one.
+    shim: Mutex<Option<u32>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -54,8 +58,12 @@ impl std::fmt::Debug for Shared {
 
 impl Workload {
     pub(crate) fn start(machine: Arc<Machine>, spec: WorkloadSpec) -> Self {
-        let shared =
-            Arc::new(Shared { link: Mutex::new(None), tail: Mutex::new(Tail::new(LAST_LINES)) });
+        let shared = Arc::new(Shared {
+            link: Mutex::new(None),
+            tail: Mutex::new(Tail::new(LAST_LINES)),
+            history: Mutex::default(),
+            shim: Mutex::new(None),
+        });
         let (sender, state) = watch::channel(WorkloadState::Starting);
         let stop = CancellationToken::new();
         let supervisor = Supervisor {
@@ -90,6 +98,11 @@ impl Workload {
     /// The last lines of its output, oldest first; stdout and stderr together.
     pub fn last_lines(&self) -> Vec<String> {
         self.shared.last_lines()
+    }
+
+    /// A handle that looks at the workload for as long as it is kept.
+    pub fn monitor(&self) -> Monitor {
+        Monitor { shared: Arc::clone(&self.shared), state: self.state.clone() }
     }
 
     /// SIGTERM, then SIGKILL after the spec's stop timeout; returns when everything has ended.
@@ -128,7 +141,52 @@ impl Connector {
     }
 }
 
+/// Looks at a workload. Cheap to clone; doesn't keep the workload running.
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    shared: Arc<Shared>,
+    state: watch::Receiver<WorkloadState>,
+}
+
+impl Monitor {
+    /// How it is.
+    pub fn state(&self) -> WorkloadState {
+        self.state.borrow().clone()
+    }
+
+    /// How it has fared.
+    pub fn history(&self) -> History {
+        self.shared.history().clone()
+    }
+
+    /// What its processes take now; blocking, some 100 µs for each process.
+    pub fn usage(&self) -> Usage {
+        let shim = *self.shared.shim();
+        shim.map(usage::of).unwrap_or_default()
+    }
+}
+
 impl Shared {
+    fn started(&self, shim: Option<u32>) {
+        self.history().since = Some(SystemTime::now());
+        *self.shim() = shim;
+    }
+
+    fn ended(&self, reason: &str) {
+        let last_lines = self.last_lines();
+        let mut history = self.history();
+        history.since = None;
+        history.last_end = Some((reason.to_owned(), last_lines));
+    }
+
+    fn history(&self) -> std::sync::MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shim(&self) -> std::sync::MutexGuard<'_, Option<u32>> {
+        self.shim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn link(&self) -> std::sync::MutexGuard<'_, Option<Arc<Link>>> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -185,12 +243,14 @@ impl Supervisor {
             | WorkloadState::CrashLoop { reason, .. } = &state
             {
                 tracing::info!(workload = self.spec.name, reason, restarts, ?pause, "restarting");
+                self.shared.ended(reason);
             }
             self.state.send_replace(state);
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
             }
+            self.shared.history().restarts += 1;
             self.state.send_replace(WorkloadState::Starting);
         }
         self.state.send_replace(WorkloadState::Stopped);
@@ -221,10 +281,12 @@ impl Supervisor {
         tracing::debug!(workload = spec.name, shim = running.shim.pid(), "started a workload");
         self.shared.tail().clear();
         *self.shared.link() = Some(Arc::clone(running.shim.link()));
-        let pump = pump(lines, Arc::clone(&self.shared), spec.log.clone());
+        self.shared.started(running.shim.pid());
+        let pump = pump(lines, Arc::clone(&self.shared), spec.output.clone());
         let pump = AbortOnDropHandle::new(tokio::spawn(pump));
         let run = self.attend(running).await;
         *self.shared.link() = None;
+        *self.shared.shim() = None;
         // Its last words are read before anybody is told of its end.
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, pump).await;
         run
@@ -357,18 +419,11 @@ fn doubled(pause: Duration, times: u32) -> Duration {
     pause.saturating_mul(2_u32.saturating_pow(times)).min(LONGEST_PAUSE)
 }
 
-/// Keeps the last lines, and the log where one is wanted.
-async fn pump(mut lines: Lines, shared: Arc<Shared>, log: Option<std::path::PathBuf>) {
-    let mut log = log.and_then(|path| {
-        Log::open(path.clone())
-            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "no log"))
-            .ok()
-    });
+/// Keeps the last lines, and passes all on where they are wanted.
+async fn pump(mut lines: Lines, shared: Arc<Shared>, output: Option<Output>) {
     while let Some(line) = lines.next().await {
-        let written = log.as_mut().map_or(Ok(()), |log| log.write(&line));
-        if let Err(error) = written {
-            tracing::warn!(%error, "a workload's log is no longer written");
-            log = None;
+        if let Some(output) = &output {
+            output.line(&line);
         }
         shared.tail().push(line);
     }

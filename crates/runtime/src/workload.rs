@@ -3,14 +3,37 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Limits;
 
+/// Gets the lines that a workload prints, as they come: without control characters and of bounded
+/// length. It is called where nothing may block; keeping lines within bounds is its own business.
+#[derive(Clone)]
+pub struct Output(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Output {
+    /// Calls `take` with each line.
+    pub fn new(take: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(take))
+    }
+
+    pub(crate) fn line(&self, line: &str) {
+        (self.0)(line);
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Output")
+    }
+}
+
 /// A process workload to keep running.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct WorkloadSpec {
     /// For people and for the user id that it runs as: `SITE/APP/ENVIRONMENT/SERVICE`.
     pub name: String,
@@ -31,8 +54,8 @@ pub struct WorkloadSpec {
     pub stop_timeout: Duration,
     /// What it may use.
     pub limits: Limits,
-    /// A file that gets its output too, kept below some 16 MiB with its predecessor `NAME.1`.
-    pub log: Option<PathBuf>,
+    /// Gets its output too.
+    pub output: Option<Output>,
 }
 
 impl fmt::Debug for WorkloadSpec {
@@ -46,6 +69,17 @@ impl fmt::Debug for WorkloadSpec {
             .field("command", &self.command)
             .finish_non_exhaustive()
     }
+}
+
+/// How a workload has fared since it was first started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// When the program was last started; `None` while it is not running.
+    pub since: Option<SystemTime>,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// How it last ended, in words, with the last lines of its output.
+    pub last_end: Option<(String, Vec<String>)>,
 }
 
 /// How a workload is.

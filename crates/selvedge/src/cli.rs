@@ -282,9 +282,12 @@ pub(crate) struct Agent {
     /// Where the machine's agents share unpacked artifacts [default: DATA/artifacts].
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) artifacts: Option<PathBuf>,
-    /// The fabric's socket: `fabric.sock` in control's data directory.
+    /// The fabric's socket: `fabric.sock` in control's data directory, beside `tunnel.sock`.
     #[arg(long, value_name = "SOCKET")]
     pub(crate) fabric: PathBuf,
+    /// How much the site's log may take on disk, in MiB; the oldest lines are dropped beyond that.
+    #[arg(long, default_value_t = 128, value_name = "MIB")]
+    pub(crate) log_mib: u32,
     /// Where plain HTTP is served.
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub(crate) http: SocketAddr,

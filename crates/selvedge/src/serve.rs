@@ -109,6 +109,8 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
         data,
         artifacts,
         fabric: Arc::new(selvedge_fabric::client::Client::connect(&options.fabric)),
+        tunnel: options.fabric.with_file_name(selvedge_control::TUNNEL_SOCKET),
+        log_bytes: u64::from(options.log_mib) << 20,
         http: options.http,
         https: options.https,
         dns: options.dns,

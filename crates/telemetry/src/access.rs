@@ -1,26 +1,12 @@
-//! The access record: one JSON line a request, written by a task of its own so that a slow disk
+//! The access record: what happened with one request, handed on so that whoever keeps records
 //! never delays an answer.
 
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::fs::{File, OpenOptions};
-use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-
-use crate::logging::Chain;
-
-/// How many records may wait for the writer before new ones are dropped and counted.
-const QUEUE: usize = 8192;
-/// How many records are written at once.
-const BATCH: usize = 512;
-/// The size in bytes at which a file is set aside. The one before it is removed.
-const ROTATE_AT: u64 = 64 << 20;
 
 /// What happened with one request. Written when the response's body has ended or the client has
 /// gone. Fields that don't apply are left out of the line.
@@ -101,7 +87,7 @@ pub enum ErrorSource {
     Workload,
 }
 
-/// A handle to the writer. Cheap to clone; never blocks.
+/// Where records go. Cheap to clone; never blocks.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
     queue: Option<mpsc::Sender<AccessRecord>>,
@@ -109,22 +95,7 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Opens the file at `path` for appending. Nothing is written until the writer runs.
-    pub async fn open(path: &Path) -> io::Result<(Self, AccessWriter)> {
-        let (log, records) = Self::channel(QUEUE);
-        let (file, size) = open(path).await?;
-        let writer = AccessWriter {
-            path: path.to_owned(),
-            file,
-            size,
-            rotate_at: ROTATE_AT,
-            records,
-            dropped: Arc::clone(&log.dropped),
-        };
-        Ok((log, writer))
-    }
-
-    /// A log whose records are received instead of written.
+    /// A log of which at most `capacity` records wait to be received.
     pub fn channel(capacity: usize) -> (Self, mpsc::Receiver<AccessRecord>) {
         let (queue, records) = mpsc::channel(capacity.max(1));
         (Self { queue: Some(queue), dropped: Arc::default() }, records)
@@ -135,7 +106,7 @@ impl AccessLog {
         Self { queue: None, dropped: Arc::default() }
     }
 
-    /// Hands a record to the writer, or drops and counts it when the writer is behind.
+    /// Hands a record over, or drops and counts it when the receiver is behind.
     pub fn record(&self, record: AccessRecord) {
         if let Some(queue) = &self.queue
             && queue.try_send(record).is_err()
@@ -150,85 +121,9 @@ impl AccessLog {
     }
 }
 
-/// The task that writes records.
-#[derive(Debug)]
-pub struct AccessWriter {
-    path: PathBuf,
-    file: File,
-    size: u64,
-    rotate_at: u64,
-    records: mpsc::Receiver<AccessRecord>,
-    dropped: Arc<AtomicU64>,
-}
-
-impl AccessWriter {
-    /// Writes records until `token` is cancelled or every [`AccessLog`] is gone; what has been
-    /// handed over by then is still written.
-    pub async fn run(mut self, token: CancellationToken) {
-        let mut batch = Vec::with_capacity(BATCH);
-        let mut lines = Vec::new();
-        let mut told = 0;
-        loop {
-            tokio::select! {
-                biased;
-                received = self.records.recv_many(&mut batch, BATCH) => {
-                    if received == 0 {
-                        return;
-                    }
-                }
-                () = token.cancelled(), if !self.records.is_closed() => {
-                    self.records.close();
-                    continue;
-                }
-            }
-            lines.clear();
-            for record in batch.drain(..) {
-                if serde_json::to_writer(&mut lines, &record).is_ok() {
-                    lines.push(b'\n');
-                }
-            }
-            if let Err(error) = self.write(&lines).await {
-                let path = self.path.display();
-                tracing::warn!(%path, error = %Chain(&error), "access records can't be written");
-            }
-            let dropped = self.dropped.load(Ordering::Relaxed);
-            if dropped > told {
-                tracing::warn!(count = dropped - told, "access records dropped: the disk is slow");
-                told = dropped;
-            }
-        }
-    }
-
-    async fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        if self.size >= self.rotate_at {
-            tokio::fs::rename(&self.path, aside(&self.path)).await?;
-            (self.file, self.size) = open(&self.path).await?;
-        }
-        self.file.write_all(lines).await?;
-        self.file.flush().await?;
-        self.size += lines.len() as u64;
-        Ok(())
-    }
-}
-
-async fn open(path: &Path) -> io::Result<(File, u64)> {
-    // Paths that clients asked for are nobody else's business.
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).await?;
-    let size = file.metadata().await?.len();
-    Ok((file, size))
-}
-
-/// Where the previous file is kept: `access.jsonl.1`.
-fn aside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".1");
-    name.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     fn record(path: &str) -> AccessRecord {
         AccessRecord {
@@ -257,47 +152,8 @@ mod tests {
         }
     }
 
-    fn read(path: &Path) -> Vec<AccessRecord> {
-        let text = std::fs::read_to_string(path).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
     #[tokio::test]
-    async fn what_was_handed_over_is_written_before_the_writer_ends() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("access.jsonl");
-        let (log, writer) = AccessLog::open(&path).await.unwrap();
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        for number in 0..100 {
-            log.record(record(&format!("/{number}\n")));
-        }
-        let token = CancellationToken::new();
-        token.cancel();
-        writer.run(token).await;
-        let records = read(&path);
-        assert_eq!(records.len(), 100);
-        assert_eq!(records[99], record("/99\n"));
-        assert!(std::fs::read_to_string(&path).unwrap().contains("1970-01-01T00:00:00Z"));
-    }
-
-    #[tokio::test]
-    async fn a_full_file_is_set_aside() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("access.jsonl");
-        for round in 0..3 {
-            let (log, mut writer) = AccessLog::open(&path).await.unwrap();
-            writer.rotate_at = 1;
-            log.record(record(&format!("/{round}")));
-            drop(log);
-            writer.run(CancellationToken::new()).await;
-        }
-        assert_eq!(read(&path)[0].path, "/2");
-        assert_eq!(read(&aside(&path))[0].path, "/1");
-    }
-
-    #[tokio::test]
-    async fn a_lagging_writer_drops_and_counts() {
+    async fn a_lagging_receiver_drops_and_counts() {
         let (log, mut records) = AccessLog::channel(2);
         for _ in 0..5 {
             log.record(record("/"));

@@ -17,7 +17,12 @@ fn plan(name: &str, release: &str) -> WorkloadPlan {
     WorkloadPlan {
         name: "fra/shop/production/api".into(),
         tenant: "shop".into(),
-        log: "shop/production/api.log".into(),
+        label: crate::log::Label {
+            app: AppName::new("shop").unwrap(),
+            environment: EnvironmentName::production(),
+            service: ServiceName::new("api").unwrap(),
+            release: release.into(),
+        },
         artifact: artifact(name),
         command: "serve".into(),
         environment: BTreeMap::from([("SELVEDGE_RELEASE".into(), release.into())]),

@@ -57,7 +57,7 @@ async fn releases_come_and_go() {
 
     agent.stop().await;
     assert!(world.fabric.leases("site/").await.unwrap().is_empty(), "given back");
-    let log = std::fs::read_to_string(world.directory.path().join("site/access.jsonl")).unwrap();
+    let log = world.log("access.shop");
     assert!(log.contains(r#""release":""#), "{log}");
     // Four requests of this test, and one of the site's own for each activation and host.
     assert_eq!(log.lines().count(), 8, "{log}");

@@ -119,12 +119,13 @@ async fn a_process_is_shared_drained_and_restarted() {
     assert_eq!(service.as_str(), "web");
     world.warm(3).await;
     agent.answers(|it| it.status == 200).await;
-    let log = world.directory.path().join("site/logs/shop/production/web.log");
-    until("the log", || async {
-        std::fs::read_to_string(&log).ok().filter(|it| it.contains("dying as asked"))
-    })
-    .await;
     agent.stop().await;
+    assert!(world.log("output.shop").contains("dying as asked"));
+    let events = world.log("event.shop");
+    assert!(
+        events.contains("epoch 1.3: degraded: ") && events.contains("dying as asked"),
+        "{events}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,7 +146,7 @@ async fn a_bad_first_answer_is_asked_for_again() {
     world.activate(1, one).await;
     world.verified(1).await;
     agent.stop().await;
-    let log = std::fs::read_to_string(world.directory.path().join("site/access.jsonl")).unwrap();
+    let log = world.log("access.shop");
     assert!(log.contains(r#""status":500"#), "{log}");
 }
 

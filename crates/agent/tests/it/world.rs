@@ -84,6 +84,15 @@ impl World {
         self.directory.path().join("fabric.sock")
     }
 
+    /// The lines of a share of the site's log.
+    pub(crate) fn log(&self, share: &str) -> String {
+        let directory = self.directory.path().join("site/log").join(share);
+        let mut files: Vec<PathBuf> =
+            std::fs::read_dir(directory).unwrap().map(|it| it.unwrap().path()).collect();
+        files.sort();
+        files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
+    }
+
     /// Lets agents reach the fabric.
     pub(crate) fn connect(&mut self) {
         let token = CancellationToken::new();
@@ -232,6 +241,8 @@ impl World {
             data: self.directory.path().join("site"),
             artifacts: self.directory.path().join("artifacts"),
             fabric: Arc::new(Client::connect(&self.socket())),
+            tunnel: self.directory.path().join("tunnel.sock"),
+            log_bytes: 8 << 20,
             http: any(1),
             https: any(1),
             dns: any(1),

@@ -25,7 +25,6 @@ const MAX_HELD: usize = 4096;
 
 /// What an origin says.
 #[derive(Debug)]
-#[expect(dead_code, reason = "sites are asked as soon as there is a tunnel to them")]
 pub(super) enum Said {
     /// A line or a gap, in the origin's order.
     Line(LogEvent),

@@ -38,12 +38,14 @@ use selvedge_model::{
     Stage, keys,
 };
 use selvedge_runtime::Runtime;
+use selvedge_telemetry::journal::Journal;
 use tokio::net::UnixListener;
 use tokio::sync::{RwLock, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::git::{Git, GitError, Oid, Repository};
 use crate::hook::listener;
+use crate::logs::OwnLog;
 use crate::steering::{LEAVE, SETTLE};
 
 use crate::now_ms;
@@ -71,6 +73,8 @@ pub struct PipelineConfig {
     pub installation: Installation,
     /// How much and how long.
     pub limits: Limits,
+    /// Where what pushes say is kept.
+    pub journal: Journal,
 }
 
 /// How much a push may take.
@@ -203,6 +207,7 @@ struct Shared {
     settled_ms: u64,
     /// The pushes that wait or run, by repository and number.
     running: Mutex<HashMap<(RepositoryName, u64), Arc<ProgressLog>>>,
+    own: OwnLog,
 }
 
 /// Where hooks find the pipeline: `DATA/hooks.sock`.
@@ -229,6 +234,7 @@ impl Pipeline {
             blobs_due: AtomicBool::new(true),
             settled_ms: now_ms().saturating_add(settle),
             running: Mutex::new(HashMap::new()),
+            own: OwnLog::new(config.journal),
         });
         let (sender, submissions) = mpsc::channel(64);
         let handle = Handle { shared: Arc::clone(&shared), submissions: sender };
@@ -301,6 +307,7 @@ impl Handle {
 
 impl Shared {
     fn running_add(&self, push: &Push, log: &Arc<ProgressLog>) {
+        log.keep(self.own.clone(), push);
         let key = (push.repository.clone(), push.number);
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.insert(key, Arc::clone(log));

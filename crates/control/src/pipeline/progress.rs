@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::Stream;
-use selvedge_api::PushEvent;
+use selvedge_api::{LogPush, PushEvent};
 use selvedge_model::documents::{Push, PushFailure};
 use selvedge_model::{PushState, Stage};
 use tokio::sync::watch;
+
+use crate::logs::OwnLog;
 
 /// Lines of output kept of a push; later ones are not shown.
 const MAX_LINES: usize = 5000;
@@ -25,11 +27,13 @@ pub(super) struct ProgressLog {
 struct Inner {
     events: Vec<PushEvent>,
     lines: usize,
+    /// Where lines are kept beyond the push's end.
+    kept: Option<(OwnLog, LogPush)>,
 }
 
 impl ProgressLog {
     pub(super) fn new() -> Arc<Self> {
-        let inner = Mutex::new(Inner { events: Vec::new(), lines: 0 });
+        let inner = Mutex::new(Inner { events: Vec::new(), lines: 0, kept: None });
         Arc::new(Self { inner, length: watch::Sender::new(0) })
     }
 
@@ -40,9 +44,22 @@ impl ProgressLog {
         log
     }
 
+    /// Keeps what is said from now on in control's log too.
+    pub(super) fn keep(&self, log: OwnLog, push: &Push) {
+        let push = LogPush {
+            repository: push.repository.clone(),
+            number: push.number,
+            stage: Stage::Receive,
+        };
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).kept = Some((log, push));
+    }
+
     pub(super) fn add(&self, event: PushEvent) {
         let length = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((log, push)) = &inner.kept {
+                log.push(push, &event);
+            }
             if matches!(event, PushEvent::Line { .. }) {
                 if inner.lines >= MAX_LINES {
                     return;

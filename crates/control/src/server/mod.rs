@@ -4,6 +4,7 @@
 mod error;
 mod events;
 mod listener;
+mod observe;
 mod routes;
 pub(crate) mod tls;
 
@@ -25,6 +26,9 @@ pub(crate) use listener::serve;
 use crate::console::Console;
 use crate::drivers::Problems;
 use crate::git::GitService;
+use crate::logs::Logs;
+use crate::operations::Operations;
+use crate::tunnels::Tunnels;
 use crate::{pipeline, token};
 
 /// The largest body of a request to the API, git's apart.
@@ -49,6 +53,9 @@ pub(crate) struct Parts {
     pub(crate) git: GitService,
     pub(crate) pipeline: pipeline::Handle,
     pub(crate) console: Console,
+    pub(crate) logs: Logs,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) operations: Operations,
 }
 
 impl Api {
@@ -59,6 +66,7 @@ impl Api {
     fn control_status(&self) -> ControlStatus {
         let mut status = self.0.control.clone();
         status.problems.extend(self.0.problems.list());
+        status.problems.extend(self.0.logs.problem());
         status
     }
 
@@ -72,9 +80,13 @@ impl Api {
             .route("/v1/apps/{app}/releases", get(routes::releases))
             .route("/v1/apps/{app}/why", get(routes::why))
             .route("/v1/plan", post(routes::plan).layer(DefaultBodyLimit::max(MAX_PLAN)))
+            .route("/v1/operations", get(observe::operations))
+            .route("/v1/operations/{id}", get(observe::operation))
+            .route("/v1/workloads", get(observe::workloads))
             .route("/v1/pushes/{repository}", get(routes::pushes))
             .route("/v1/pushes/{repository}/{number}", get(routes::push))
             .method_not_allowed_fallback(routes::method_not_allowed)
+            .route("/v1/logs", get(observe::logs))
             .route("/v1/pushes/{repository}/{number}/events", get(routes::push_events))
             .route("/v1/apps/{app}", delete(routes::remove))
             .route("/v1/apps/{app}/rollback", post(routes::rollback))

@@ -16,7 +16,8 @@ use selvedge_model::documents::AppRecord;
 use selvedge_model::{AppName, Push, RepositoryName, closest, keys};
 use selvedge_telemetry::Chain;
 
-use super::{Api, ApiError, events};
+use super::events::{self, Form};
+use super::{Api, ApiError};
 use crate::pipeline::{RemovalError, RollbackError, SubmitError};
 use crate::views;
 use crate::world::World;
@@ -25,7 +26,7 @@ use crate::world::World;
 const API: u32 = 1;
 
 impl Api {
-    async fn world(&self) -> Result<World, ApiError> {
+    pub(super) async fn world(&self) -> Result<World, ApiError> {
         Ok(World::load(&*self.0.fabric, &views::PREFIXES).await?)
     }
 }
@@ -94,7 +95,7 @@ pub(crate) async fn push_events(
 ) -> Result<Response, ApiError> {
     let (name, number) = push_name(&repository, &number)?;
     match api.0.pipeline.subscribe(&name, number).await? {
-        Some(progress) => Ok(events::response(progress.into_stream())),
+        Some(progress) => Ok(events::response(progress.into_stream(), Form::Lines)),
         None => Err(no_push(&repository, number)),
     }
 }
@@ -139,7 +140,7 @@ pub(crate) async fn rollback(
         ApiError::new(ProblemKind::NotFound, "no such app").detail("no app can have this name")
     })?;
     match api.0.pipeline.rollback(&name, request.release.as_deref()).await {
-        Ok((_, ticket)) => Ok(events::response(ticket.progress.into_stream())),
+        Ok((_, ticket)) => Ok(events::response(ticket.progress.into_stream(), Form::Lines)),
         Err(RollbackError::NoApp(app)) => Err(no_app(app.as_str(), api.world().await?.apps.keys())),
         Err(error) => Err(rollback_problem(&error)),
     }
@@ -163,7 +164,7 @@ pub(crate) async fn remove(
 ) -> Result<Response, ApiError> {
     let name = app.parse().map_err(|_| no_app(&app, []))?;
     match api.0.pipeline.remove(&name).await {
-        Ok((_, ticket)) => Ok(events::response(ticket.progress.into_stream())),
+        Ok((_, ticket)) => Ok(events::response(ticket.progress.into_stream(), Form::Lines)),
         Err(RemovalError::NoApp(_)) => {
             let world = api.world().await?;
             Err(no_app(&app, world.apps.keys()))
@@ -245,7 +246,7 @@ fn record<'a>(world: &'a World, app: &str) -> Result<&'a AppRecord, ApiError> {
     found.ok_or_else(|| no_app(app, world.apps.keys()))
 }
 
-fn no_app<'a>(app: &str, known: impl IntoIterator<Item = &'a AppName>) -> ApiError {
+pub(super) fn no_app<'a>(app: &str, known: impl IntoIterator<Item = &'a AppName>) -> ApiError {
     const SHOWN: usize = 20;
     let known: Vec<&str> = known.into_iter().map(AppName::as_str).collect();
     let hint = match closest(app, known.iter().copied()) {

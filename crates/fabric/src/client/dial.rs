@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
-use tokio::net::UnixStream;
 
 use crate::FabricError;
 use crate::wire::{self, Connection, Frame, Hello, Purpose, VERSION, Welcome};
@@ -39,10 +38,7 @@ impl Dialer {
     }
 
     async fn greet(&self, purpose: &Purpose) -> io::Result<(Connection, Welcome)> {
-        let (_parent, address) = wire::address(&self.path)?;
-        let stream = UnixStream::connect(address).await.map_err(|error| {
-            io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
-        })?;
+        let stream = crate::socket::connect(&self.path).await?;
         let mut connection = wire::framed(stream);
         let hello = Hello { version: VERSION, purpose: purpose.clone() };
         let sent = connection.send(Frame::new(&hello, Bytes::new())?).await;

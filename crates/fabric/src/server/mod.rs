@@ -9,21 +9,21 @@
 mod calls;
 mod feeds;
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::SharedFabric;
+pub use crate::socket::BindError;
+use crate::socket::{self, Socket};
 use crate::wire::{self, Connection, Frame, Hello, Purpose, VERSION, Welcome};
 
 /// The most connections at once.
@@ -33,33 +33,10 @@ const HELLO: Duration = Duration::from_secs(10);
 /// How long to wait when a connection can't be accepted.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Why the socket can't be had.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// Another process serves at this path.
-    #[error("another process serves the fabric at {0}: stop it first")]
-    InUse(PathBuf),
-    /// There is something else at this path.
-    #[error("{0} is there already and is no socket: move it away")]
-    NotASocket(PathBuf),
-    /// The system said no.
-    #[error("can't listen at {path}")]
-    Listen {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
 /// A fabric's socket. The file goes away with it.
 #[derive(Debug)]
 pub struct Server {
-    listener: UnixListener,
-    path: PathBuf,
-    /// The socket's file, so that no other is removed.
-    inode: u64,
+    socket: Socket,
     shared: Shared,
     tasks: TaskTracker,
 }
@@ -83,14 +60,11 @@ impl Server {
     /// Listens at `path`, taking the place of a socket that nobody serves anymore. Call within a
     /// Tokio runtime. Incoming blobs are spooled in the same directory.
     pub fn bind(path: &Path, fabric: SharedFabric) -> Result<Self, BindError> {
-        let failed = |source| BindError::Listen { path: path.to_owned(), source };
-        make_way(path)?;
-        let listener = listen(path).map_err(failed)?;
-        let inode = fs::symlink_metadata(path).map_err(failed)?.ino();
+        let socket = Socket::bind(path)?;
         let directory = path.parent().unwrap_or(Path::new(".")).into();
         let tasks = TaskTracker::new();
         let shared = Shared { fabric, directory, tasks: tasks.clone() };
-        Ok(Self { listener, path: path.to_owned(), inode, shared, tasks })
+        Ok(Self { socket, shared, tasks })
     }
 
     /// Serves until `token` is cancelled, then hangs up and waits for what the calls in progress do
@@ -100,8 +74,8 @@ impl Server {
         let serve = async {
             loop {
                 let Ok(permit) = connections.clone().acquire_owned().await else { return };
-                match self.listener.accept().await {
-                    Ok((stream, _)) => {
+                match self.socket.accept().await {
+                    Ok(stream) => {
                         let (shared, token) = (self.shared.clone(), token.clone());
                         self.tasks.spawn(async move {
                             let _permit = permit;
@@ -127,16 +101,6 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode)
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            tracing::debug!(path = %self.path.display(), %error, "a socket stays behind");
-        }
-    }
-}
-
 impl Shared {
     async fn serve(&self, stream: UnixStream) {
         if let Err(error) = self.try_serve(stream).await
@@ -147,12 +111,9 @@ impl Shared {
     }
 
     async fn try_serve(&self, stream: UnixStream) -> io::Result<()> {
-        let peer = stream.peer_cred()?;
+        let refusal = socket::refusal(&stream)?;
         let mut connection = wire::framed(stream);
-        let own = nix::unistd::geteuid().as_raw();
-        if peer.uid() != own && peer.uid() != 0 {
-            tracing::warn!(uid = peer.uid(), pid = peer.pid(), "a peer is refused the fabric");
-            let reason = format!("user {} may not use this fabric: user {own} may", peer.uid());
+        if let Some(reason) = refusal {
             return send(&mut connection, &Welcome::Refused { reason }).await;
         }
         let hello = tokio::time::timeout(HELLO, wire::next(&mut connection)).await??;
@@ -199,38 +160,4 @@ impl Shared {
 
 async fn send(connection: &mut Connection, header: &impl serde::Serialize) -> io::Result<()> {
     connection.send(Frame::new(header, Bytes::new())?).await
-}
-
-/// Makes sure that a new socket may take the place of what is at `path`.
-fn make_way(path: &Path) -> Result<(), BindError> {
-    let failed = |source| BindError::Listen { path: path.to_owned(), source };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failed(error)),
-        Ok(found) if !found.file_type().is_socket() => Err(BindError::NotASocket(path.to_owned())),
-        Ok(_) => {
-            let (_parent, address) = wire::address(path).map_err(failed)?;
-            match std::os::unix::net::UnixStream::connect(address) {
-                Ok(_) => Err(BindError::InUse(path.to_owned())),
-                Err(_) => Ok(()),
-            }
-        }
-    }
-}
-
-/// Listens under another name first, so that the socket appears with its final mode.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    let mut name = path.as_os_str().to_owned();
-    name.push("~");
-    let new = PathBuf::from(name);
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let (_parent, address) = wire::address(&new)?;
-    let listener = std::os::unix::net::UnixListener::bind(address)?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
-    fs::rename(&new, path)?;
-    listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
 }

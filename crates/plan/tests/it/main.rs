@@ -7,6 +7,8 @@ mod certs;
 #[cfg(test)]
 mod dns;
 #[cfg(test)]
+mod operations;
+#[cfg(test)]
 mod placement;
 #[cfg(test)]
 mod random;

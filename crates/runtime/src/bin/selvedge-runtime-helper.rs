@@ -90,7 +90,7 @@ async fn keep(directory: PathBuf, command: String) -> Result<(), Box<dyn std::er
         start_timeout: Duration::from_secs(30),
         stop_timeout: Duration::from_secs(5),
         limits: LIMITS,
-        log: None,
+        output: None,
     });
     workload.state().wait_for(|state| *state == WorkloadState::Ready).await?;
     println!("ready");

@@ -109,7 +109,7 @@ impl World {
             start_timeout: PATIENCE,
             stop_timeout: PATIENCE,
             limits: LIMITS,
-            log: None,
+            output: None,
         }
     }
 }

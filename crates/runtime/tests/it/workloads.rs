@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use selvedge_runtime::WorkloadState;
+use selvedge_runtime::{Output, WorkloadState};
 
 use crate::support::{World, get, processes_with, unique, until, wait_for};
 
@@ -25,6 +25,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), Handler).serve_forever()
 ";
 
+/// An output whose lines are received.
+fn collect() -> (Output, tokio::sync::mpsc::Receiver<String>) {
+    let (sender, lines) = tokio::sync::mpsc::channel(1000);
+    let output = Output::new(move |line| drop(sender.try_send(line.to_owned())));
+    (output, lines)
+}
+
 fn is_ready(state: &WorkloadState) -> bool {
     *state == WorkloadState::Ready
 }
@@ -36,7 +43,8 @@ async fn node_and_python_answer() {
     let mut spec = world.workload(&app, "node server.js");
     spec.health = Some("/healthz".into());
     spec.environment.insert("WHO".into(), "me".into());
-    spec.log = Some(world.path("log"));
+    let (output, mut printed) = collect();
+    spec.output = Some(output);
     let node = world.runtime.start(spec);
     let app = world.app("python", &[("server.py", PYTHON)]);
     let python = world.runtime.start(world.workload(&app, "exec python3 server.py"));
@@ -45,7 +53,15 @@ async fn node_and_python_answer() {
     assert_eq!(get(node.connect().await.expect("a connection"), "/").await, "/app me");
     assert_eq!(get(python.connect().await.expect("a connection"), "/").await, "python");
     until("its output is kept", || node.last_lines() == ["listening"]).await;
-    assert_eq!(fs::read_to_string(world.path("log")).expect("a log"), "listening\n");
+    assert_eq!(printed.try_recv().ok().as_deref(), Some("listening"));
+    let monitor = node.monitor();
+    let usage = monitor.usage();
+    let pid = usage.pid.expect("it runs");
+    let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("its command");
+    assert!(command.contains("server.js"), "{command:?}");
+    assert!(usage.memory_bytes > 10 << 20, "{usage:?}");
+    assert_eq!((monitor.state(), monitor.history().restarts), (WorkloadState::Ready, 0));
+    assert!(monitor.history().since.is_some());
     node.stop().await;
     python.stop().await;
 }
@@ -149,14 +165,18 @@ async fn sigterm_lets_it_end_in_good_order_and_sigkill_follows() {
     let server = "python3 -m http.server $PORT";
     let polite = format!("trap 'sleep 0.2; echo bye; exit 0' TERM; {server} & wait; wait");
     let mut spec = world.workload(&app, &polite);
-    spec.log = Some(world.path("log"));
+    let (output, mut printed) = collect();
+    spec.output = Some(output);
     let workload = world.runtime.start(spec);
     wait_for(&workload, is_ready).await;
     let state = workload.state();
     workload.stop().await;
     assert_eq!(*state.borrow(), WorkloadState::Stopped);
-    let log = fs::read_to_string(world.path("log")).expect("a log");
-    assert!(log.contains("bye"), "{log}");
+    let mut lines = Vec::new();
+    while let Ok(line) = printed.try_recv() {
+        lines.push(line);
+    }
+    assert!(lines.contains(&"bye".to_owned()), "{lines:?}");
 
     let stubborn = format!("trap '' TERM; {server} & bash -c 'exec -a {marker} sleep 1000'");
     let mut spec = world.workload(&app, &stubborn);

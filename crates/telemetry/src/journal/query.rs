@@ -72,6 +72,11 @@ impl Journal {
 }
 
 impl Entries {
+    /// Whether there is a next step without waiting.
+    pub fn is_ready(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
     /// Waits for the next step; `None` at the end. When it was dropped in the middle, the answer
     /// has ended.
     ///

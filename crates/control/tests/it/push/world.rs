@@ -18,6 +18,7 @@ use selvedge_model::{
     Site, SiteId, Topology, keys,
 };
 use selvedge_runtime::Runtime;
+use selvedge_telemetry::journal::Journal;
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
@@ -76,6 +77,7 @@ impl World {
             ..selvedge_runtime::Config::new(helper().to_owned(), directory.join("sandboxes"))
         })
         .unwrap();
+        let (journal, _) = Journal::open(&data.join("log"), 1 << 20).unwrap();
         let pipeline = Pipeline::new(PipelineConfig {
             fabric: Arc::clone(fabric),
             runtime,
@@ -83,6 +85,7 @@ impl World {
             data: data.clone(),
             installation: Installation { zone: Host::new("edge.test").unwrap(), in_a_box: true },
             limits: Limits { probe_retry: Duration::from_millis(100), ..Limits::default() },
+            journal,
         })
         .unwrap();
         let handle = pipeline.handle();
