@@ -81,6 +81,15 @@ pub(crate) enum Verb {
     Status(AppChoice),
     /// List the apps, or remove one.
     Apps(crate::verbs::apps::Apps),
+    /// Show and follow what sites and control have to say: requests, output, pushes, events.
+    Logs(crate::verbs::logs::Logs),
+    /// List every process that runs, with the last lines of those that are not well.
+    #[command(after_help = "Examples:
+  selvedge ps
+  selvedge ps shop --json")]
+    Ps(AppChoice),
+    /// Show operations: what was asked of many nodes at once, and what each has answered.
+    Ops(crate::verbs::ops::Ops),
     /// List an app's releases, with the time of each stage of their pushes.
     #[command(after_help = "Examples:
   selvedge releases
@@ -170,6 +179,9 @@ pub(crate) struct Dev {
     /// Run builds and workloads without a sandbox if this machine can't make one.
     #[arg(long)]
     pub(crate) unsafe_builds: bool,
+    /// How much each site's log may take on disk, in MiB; the oldest lines are dropped beyond that.
+    #[arg(long, default_value_t = 128, value_name = "MIB")]
+    pub(crate) log_mib: u32,
 }
 
 /// `--restart-after`.

@@ -257,23 +257,29 @@ pub(crate) fn read_app(directory: &Path) -> Outcome<App> {
 
 /// The app that is meant: named, else the nearest directory's upwards to the repository's top.
 pub(crate) fn choose_app(named: Option<AppName>) -> Outcome<AppName> {
-    if let Some(app) = named {
-        return Ok(app);
-    }
+    let app = match named {
+        Some(app) => Some(app),
+        None => app_here()?,
+    };
+    let Some(app) = app else {
+        return Err(Failure::new(
+            Code::Usage,
+            format!("which app? {} has no selvedge.toml", here()?.display()),
+            "change to the app's directory, or name the app; `selvedge status` lists all",
+        ));
+    };
+    Ok(app)
+}
+
+/// The app of this directory, or of the nearest one upwards to the repository's top that has one.
+pub(crate) fn app_here() -> Outcome<Option<AppName>> {
     let here = here()?;
     let top = repository_top(&here).unwrap_or_else(|_| here.clone());
     let directory = here
         .ancestors()
         .take_while(|directory| directory.starts_with(&top))
-        .find(|directory| directory.join(MANIFEST).is_file())
-        .ok_or_else(|| {
-            Failure::new(
-                Code::Usage,
-                format!("which app? {} has no selvedge.toml", here.display()),
-                "change to the app's directory, or name the app; `selvedge status` lists all",
-            )
-        })?;
-    Ok(read_app(directory)?.name)
+        .find(|directory| directory.join(MANIFEST).is_file());
+    directory.map(|directory| Ok(read_app(directory)?.name)).transpose()
 }
 
 /// Variables that let git reach control with the token, without the token being on a command line

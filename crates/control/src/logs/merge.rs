@@ -51,9 +51,23 @@ fn place(event: &LogEvent) -> Option<Place> {
     }
 }
 
+/// What an origin says stays in its own order whatever its lines' times are: a line counts as no
+/// earlier than the one before it. So what a reader has seen of an origin is all up to some line.
+#[derive(Default)]
+struct Clocks(BTreeMap<Option<SiteId>, Timestamp>);
+
+impl Clocks {
+    fn place(&mut self, event: &LogEvent) -> Option<Place> {
+        let (time, site, sequence) = place(event)?;
+        let clock = self.0.entry(site.clone()).or_insert(time);
+        *clock = (*clock).max(time);
+        Some((*clock, site, sequence))
+    }
+}
+
 /// Merges until every origin has ended or nobody listens.
 pub(super) async fn run(mut origins: Vec<Origin>, filter: LogFilter, out: mpsc::Sender<LogEvent>) {
-    let mut merge = Merge { cursor: filter.after.clone(), out };
+    let mut merge = Merge { cursor: filter.after.clone(), clocks: Clocks::default(), out };
     // A reader that goes on where it was gets everything since.
     let limit = filter.limit.filter(|_| filter.after.is_empty());
     if merge.history(&mut origins, limit).await.is_none() || !filter.follow {
@@ -64,6 +78,7 @@ pub(super) async fn run(mut origins: Vec<Origin>, filter: LogFilter, out: mpsc::
 
 struct Merge {
     cursor: LogCursor,
+    clocks: Clocks,
     out: mpsc::Sender<LogEvent>,
 }
 
@@ -128,7 +143,7 @@ impl Merge {
             };
             match said {
                 Said::Line(event) => {
-                    if let Some(place) = place(&event) {
+                    if let Some(place) = self.clocks.place(&event) {
                         heads.insert(place, (index, event));
                         return Some(());
                     }
@@ -175,7 +190,11 @@ impl Merge {
                 }
                 next = said.next() => match next {
                     None => break,
-                    Some((_, Said::Line(event))) => held.add(event),
+                    Some((_, Said::Line(event))) => {
+                        if let Some(place) = self.clocks.place(&event) {
+                            held.add(place, event);
+                        }
+                    }
                     Some((site, Said::Current(sequence))) => {
                         self.cursor.advance(site.as_ref(), sequence);
                     }
@@ -202,12 +221,10 @@ struct Held {
 }
 
 impl Held {
-    fn add(&mut self, event: LogEvent) {
-        if let Some(place) = place(&event) {
-            let now = Instant::now();
-            self.lines.insert(place, (now, event));
-            self.oldest.get_or_insert(now);
-        }
+    fn add(&mut self, place: Place, event: LogEvent) {
+        let now = Instant::now();
+        self.lines.insert(place, (now, event));
+        self.oldest.get_or_insert(now);
     }
 
     /// When the next line must go out.
@@ -236,5 +253,148 @@ impl Held {
         out.extend(self.lines.remove_entry(&last));
         self.oldest = self.lines.values().map(|(came, _)| *came).min();
         out.into_values().map(|(_, event)| event).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use selvedge_api::{LogLevel, LogRecord, LogSource};
+
+    use super::*;
+
+    fn line(site: Option<&str>, sequence: u64, second: i64) -> Said {
+        Said::Line(LogEvent::Record(Box::new(LogRecord {
+            time: Timestamp::from_second(second).unwrap(),
+            sequence,
+            site: site.map(|site| SiteId::new(site).unwrap()),
+            source: LogSource::Output,
+            level: LogLevel::Info,
+            app: None,
+            environment: None,
+            service: None,
+            release: None,
+            request_id: None,
+            push: None,
+            text: String::new(),
+            access: None,
+        })))
+    }
+
+    struct World {
+        origins: Vec<(Option<String>, mpsc::Sender<Said>)>,
+        out: mpsc::Receiver<LogEvent>,
+    }
+
+    impl World {
+        fn new(sites: &[Option<&str>], query: &str) -> Self {
+            let mut origins = Vec::new();
+            let (mut senders, (sender, out)) = (Vec::new(), mpsc::channel(100));
+            for site in sites {
+                let (to, said) = mpsc::channel(100);
+                origins.push(Origin { site: site.map(|it| SiteId::new(it).unwrap()), said });
+                senders.push((site.map(str::to_owned), to));
+            }
+            let filter = serde_urlencoded::from_str(query).unwrap();
+            tokio::spawn(run(origins, filter, sender));
+            Self { origins: senders, out }
+        }
+
+        /// Lines as (sequence, second) of the origin number `index`.
+        async fn say(&self, index: usize, lines: &[(u64, i64)]) {
+            let (site, to) = &self.origins[index];
+            for (sequence, second) in lines {
+                to.send(line(site.as_deref(), *sequence, *second)).await.unwrap();
+            }
+        }
+
+        async fn current(&self, index: usize, sequence: u64) {
+            self.origins[index].1.send(Said::Current(sequence)).await.unwrap();
+        }
+
+        /// The next events, in short.
+        async fn next(&mut self, count: usize) -> Vec<String> {
+            let mut all = Vec::new();
+            for _ in 0..count {
+                all.push(match self.out.recv().await {
+                    Some(LogEvent::Record(it)) => {
+                        let site = it.site.as_ref().map_or("@", SiteId::as_str);
+                        format!("{site}{}", it.sequence)
+                    }
+                    Some(LogEvent::Current { cursor }) => format!("current {cursor}"),
+                    Some(LogEvent::Site { site, answers, .. }) => format!("{site} {answers}"),
+                    Some(LogEvent::Gap(_)) => "gap".to_owned(),
+                    None => "end".to_owned(),
+                });
+            }
+            all
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_there_is_merged_exactly_however_slow_an_origin_is() {
+        let mut world = World::new(&[None, Some("fra"), Some("nyc")], "");
+        world.say(0, &[(1, 10), (2, 40)]).await;
+        world.current(0, 2).await;
+        // Its own order counts for more than its clock, which was set back.
+        world.say(1, &[(1, 20), (2, 50), (3, 45)]).await;
+        world.current(1, 3).await;
+        tokio::time::sleep(STALL / 2).await;
+        assert!(world.out.try_recv().is_err(), "nyc may have something earlier");
+        world.say(2, &[(7, 5), (8, 30)]).await;
+        world.current(2, 9).await;
+        let all = world.next(9).await;
+        let order = ["nyc7", "@1", "fra1", "nyc8", "@2", "fra2", "fra3"];
+        assert_eq!(all[..7], order);
+        assert_eq!(all[7..], ["current @:2,fra:3,nyc:9", "end"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_lines_are_the_last_of_all_and_silence_is_named() {
+        let mut world = World::new(&[Some("fra"), Some("nyc"), Some("sin")], "limit=3");
+        world.say(0, &[(1, 10), (2, 20), (3, 30)]).await;
+        world.current(0, 3).await;
+        world.say(1, &[(1, 15), (2, 25), (3, 35)]).await;
+        world.current(1, 3).await;
+        let all = world.next(6).await;
+        assert_eq!(all, ["sin false", "nyc2", "fra3", "nyc3", "current fra:3,nyc:3", "end"]);
+
+        // A reader that goes on where it was gets everything since.
+        let mut world = World::new(&[Some("fra")], "limit=1&after=fra:1");
+        world.say(0, &[(2, 20), (3, 30)]).await;
+        world.current(0, 3).await;
+        assert_eq!(world.next(3).await, ["fra2", "fra3", "current fra:3"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_lines_are_put_in_order_within_a_moment() {
+        let mut world = World::new(&[Some("fra"), Some("nyc")], "follow=true");
+        world.current(0, 0).await;
+        world.current(1, 0).await;
+        assert_eq!(world.next(1).await, ["current fra:0,nyc:0"]);
+        world.say(0, &[(1, 20)]).await;
+        tokio::time::sleep(WINDOW / 2).await;
+        world.say(1, &[(1, 10), (2, 30)]).await;
+        assert_eq!(world.next(3).await, ["nyc1", "fra1", "nyc2"]);
+
+        let (_, to) = &world.origins[1];
+        for answers in [false, true] {
+            to.send(Said::Site { answers, reason: String::new() }).await.unwrap();
+        }
+        assert_eq!(world.next(2).await, ["nyc false", "nyc true"]);
+        // However many come at once, each comes out, in order.
+        let lines: Vec<(u64, i64)> = (2..2 + 2 * MAX_HELD as u64).map(|n| (n, 40)).collect();
+        let World { origins, out } = &mut world;
+        let said = async {
+            for (sequence, second) in &lines {
+                origins[0].1.send(line(Some("fra"), *sequence, *second)).await.unwrap();
+            }
+        };
+        let heard = async {
+            for (sequence, _) in &lines {
+                let Some(LogEvent::Record(it)) = out.recv().await else { panic!("a line") };
+                assert_eq!(it.sequence, *sequence);
+            }
+        };
+        tokio::join!(said, heard);
     }
 }

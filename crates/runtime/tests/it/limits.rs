@@ -137,7 +137,6 @@ async fn a_workload_that_wants_more_is_stopped() {
         } else {
             spec.start_timeout
         };
-        spec.log = Some(world.path(&unique("log")));
         (world.runtime.start(spec), words)
     });
     for (workload, words) in &workloads {

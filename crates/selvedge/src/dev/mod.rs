@@ -55,6 +55,8 @@ pub(crate) struct Options {
     pub(crate) zone: selvedge_model::Host,
     /// Run builds and workloads without a sandbox where the machine can't make one.
     pub(crate) unsafe_builds: bool,
+    /// How much each site's log may take on disk, in MiB.
+    pub(crate) log_mib: u32,
 }
 
 /// The name under which control is supervised.

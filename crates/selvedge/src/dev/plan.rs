@@ -148,6 +148,7 @@ impl BoxPlan {
             format!("--https={}", SocketAddr::new(ip, self.options.https)),
             format!("--dns={}", SocketAddr::new(ip, self.options.dns)),
             format!("--hide={}", text(data.clone())),
+            format!("--log-mib={}", self.options.log_mib),
             "--explain".into(),
         ]
     }

@@ -8,8 +8,11 @@ mod curl;
 mod demo;
 mod deploy;
 pub(crate) mod init;
+pub(crate) mod logs;
 pub(crate) mod man;
+pub(crate) mod ops;
 pub(crate) mod plan;
+mod ps;
 mod releases;
 pub(crate) mod remote;
 mod rollback;
@@ -47,6 +50,9 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
         Verb::Deploy(deploy) => deploy::run(deploy, &connection, terminal).await,
         Verb::Status(choice) => status::run(choice, &connection, terminal).await,
         Verb::Apps(apps) => apps::run(apps, &connection, terminal).await,
+        Verb::Logs(args) => logs::run(args, &connection, terminal).await,
+        Verb::Ps(choice) => ps::run(choice, &connection, terminal).await,
+        Verb::Ops(args) => ops::run(args, &connection, terminal).await,
         Verb::Releases(choice) => releases::run(choice, &connection, terminal).await,
         Verb::Rollback(rollback) => rollback::run(rollback, &connection, terminal).await,
         Verb::Why(choice) => why::run(choice, &connection, terminal).await,
@@ -85,6 +91,7 @@ fn dev_options(dev: &Dev) -> Outcome<dev::Options> {
         reset: dev.reset,
         zone: dev.zone.clone(),
         unsafe_builds: dev.unsafe_builds,
+        log_mib: dev.log_mib,
     })
 }
 

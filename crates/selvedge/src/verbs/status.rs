@@ -1,13 +1,17 @@
-//! `selvedge status`: what is live, where, and what is wrong.
+//! `selvedge status`: is it well, and if not, why; then what is live and where.
 
-use selvedge_api::{AppSiteState, AppStatus, SiteHealth, Status};
+mod verdict;
+
+use selvedge_api::{AppStatus, SiteHealth, Status};
 use selvedge_model::AppName;
+use serde::Serialize;
 
 use super::now_ms;
 use crate::cli::{AppChoice, Connection};
 use crate::context::{client_failure, find_control};
 use crate::failure::{Code, Failure, Outcome};
 use crate::terminal::{Cell, Look, Terminal, ago};
+use verdict::{Finding, findings, headline};
 
 /// Runs the verb: all apps, or the one that is named.
 pub(crate) async fn run(choice: AppChoice, connection: &Connection, terminal: Terminal) -> Outcome {
@@ -19,7 +23,8 @@ pub(crate) async fn run(choice: AppChoice, connection: &Connection, terminal: Te
         }
         status.apps.retain(named);
     }
-    terminal.object(&status)?;
+    let wrong = findings(&status);
+    terminal.object(&Printed { well: wrong.is_empty(), wrong, status: &status })?;
     show(&status, terminal);
     Ok(())
 }
@@ -33,8 +38,30 @@ fn unknown(app: &AppName, status: &Status) -> Failure {
     Failure::new(Code::Usage, format!("there is no app {app}"), hint)
 }
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Printed<'s> {
+    /// Whether nothing is wrong.
+    well: bool,
+    /// What is wrong, and what to do.
+    wrong: Vec<Finding>,
+    #[serde(flatten)]
+    status: &'s Status,
+}
+
 /// Prints a status for people.
 pub(crate) fn show(status: &Status, terminal: Terminal) {
+    let wrong = findings(status);
+    let look = if wrong.is_empty() { Look::Good } else { Look::Bad };
+    terminal.line(terminal.paint(look, headline(&wrong)));
+    for finding in &wrong {
+        terminal.line(format!("  {}", terminal.paint(Look::Warn, &finding.what)));
+        for line in &finding.last_lines {
+            terminal.line(format!("      | {}", terminal.paint(Look::Faint, line)));
+        }
+        terminal.line(terminal.paint(Look::Faint, format!("    {}", finding.mend)));
+    }
+    terminal.line("");
     let healthy = status.sites.iter().filter(|site| site.health == SiteHealth::Healthy).count();
     terminal.line(format!(
         "control {} (zone {}), {healthy} of {} sites healthy",
@@ -42,14 +69,6 @@ pub(crate) fn show(status: &Status, terminal: Terminal) {
         status.control.zone,
         status.sites.len()
     ));
-    for problem in &status.control.problems {
-        terminal.line(terminal.paint(Look::Bad, format!("  {problem}")));
-    }
-    for site in status.sites.iter().filter(|site| site.health != SiteHealth::Healthy) {
-        let problem = site.problems.first().map_or("no word from it", String::as_str);
-        terminal
-            .line(terminal.paint(Look::Warn, format!("  {} ({}): {problem}", site.id, site.city)));
-    }
     if status.apps.is_empty() {
         terminal.line("No app has been pushed yet: in an app's repository, run `selvedge deploy`.");
         return;
@@ -83,7 +102,7 @@ fn row(app: &AppStatus) -> Vec<Cell> {
     ]
 }
 
-/// What is wrong with an app, site by site, with the lines that show it.
+/// The last push of an app, if it did not go live: what was live before is live.
 fn explain(app: &AppStatus, terminal: Terminal) {
     if let Some(failure) = &app.last_failure {
         terminal.line("");
@@ -96,14 +115,6 @@ fn explain(app: &AppStatus, terminal: Terminal) {
             failure.reason
         ));
         for line in &failure.last_lines {
-            terminal.line(format!("    {}", terminal.paint(Look::Faint, line)));
-        }
-    }
-    for site in app.sites.iter().filter(|site| site.state != AppSiteState::Live) {
-        let reason = site.reason.clone().unwrap_or_else(|| "no reason given".into());
-        let state = format!("{:?}", site.state).to_lowercase();
-        terminal.line(format!("{} at {}: {state}: {reason}", app.summary.app, site.site));
-        for line in &site.last_lines {
             terminal.line(format!("    {}", terminal.paint(Look::Faint, line)));
         }
     }
