@@ -214,9 +214,8 @@ impl Agent {
             restored.releases,
             restored.floors,
         );
-        let fabric = config.fabric;
         Ok(Self {
-            fabric,
+            fabric: config.fabric,
             ledger,
             reconciler,
             identity,

@@ -27,7 +27,7 @@ use crate::git::{Git, GitError, GitService, ServiceConfig};
 use crate::logs::{Logs, OwnLog};
 use crate::operations::Operations;
 use crate::pipeline::{self, Limits, Pipeline, PipelineConfig, PipelineError};
-use crate::server::{self, Api, Parts, tls};
+use crate::server::{self, Api, Observe, Parts, tls};
 use crate::tasks::{Ended, Tasks};
 use crate::tunnels::Tunnels;
 use crate::world::{Mirror, World};
@@ -145,11 +145,7 @@ impl Control {
         let address = listener.local_addr().map_err(cannot_listen)?;
         let token = token::load_or_create(&data.join("token"))?;
         let authority = Arc::new(Authority::load_or_create(&data.join("authority"), now_ms())?);
-        let tls = if address.ip().is_loopback() {
-            None
-        } else {
-            Some(tls::acceptor(authority.clone(), tls::names(address))?)
-        };
+        let tls = secure(&authority, address)?;
         let authority_path = authority.certificate_path().to_owned();
 
         let store = Embedded::open(&data.join("fabric")).map_err(ControlError::Store)?;
@@ -163,11 +159,7 @@ impl Control {
 
         let runtime = sandboxes(&config, &data)?;
         let status = as_it_starts(&config, &*fabric, &runtime).await?;
-        let (journal, writer) =
-            Journal::open(&data.join("log"), LOG_BYTES).map_err(ControlError::Log)?;
-        tasks.spawn_last("the log", |token| writer.run(token));
-        let tunnels = tunnels(&mut tasks, &fabric, &data).await?;
-        let logs = Logs::new(fabric.clone(), tunnels.0.clone(), OwnLog::new(journal.clone()));
+        let (journal, observe) = observe(&mut tasks, &fabric, &data).await?;
         let git = Git::open(data.path(), &config.executable).await?;
         let hook_socket = pipeline::hook_socket(data.path());
         let pipeline = Pipeline::new(PipelineConfig {
@@ -199,9 +191,7 @@ impl Control {
             console,
             git: GitService::new(ServiceConfig { git, hook_socket }),
             pipeline: pipeline.handle(),
-            logs,
-            tunnels: tunnels.0,
-            operations: tunnels.1,
+            observe,
         };
         let router = Api::new(parts).router();
         tasks.spawn("the pipeline", |token| pipeline.run(token));
@@ -290,12 +280,26 @@ async fn show(
     Ok(console)
 }
 
-/// Starts what asks sites for something and waits for their answers.
-async fn tunnels(
+/// TLS, unless only this machine can connect.
+fn secure(
+    authority: &Arc<Authority>,
+    address: SocketAddr,
+) -> Result<Option<TlsAcceptor>, AuthorityError> {
+    if address.ip().is_loopback() {
+        return Ok(None);
+    }
+    tls::acceptor(Arc::clone(authority), tls::names(address)).map(Some)
+}
+
+/// Opens control's own log, and starts what asks sites for something and waits for their answers.
+async fn observe(
     tasks: &mut Tasks,
     fabric: &SharedFabric,
     data: &DataDirectory,
-) -> Result<(Tunnels, Operations), ControlError> {
+) -> Result<(Journal, Observe), ControlError> {
+    let (journal, writer) =
+        Journal::open(&data.join("log"), LOG_BYTES).map_err(ControlError::Log)?;
+    tasks.spawn_last("the log", |token| writer.run(token));
     let socket = Socket::bind(&data.join(TUNNEL_SOCKET)).map_err(ControlError::Socket)?;
     let operations = Operations::open(fabric.clone()).await?;
     let tunnels = Tunnels::new(operations.clone());
@@ -303,7 +307,8 @@ async fn tunnels(
     tasks.spawn("operations", |token| running.run(token));
     let accepting = tunnels.clone();
     tasks.spawn("the tunnels' socket", |token| accepting.run(socket, token));
-    Ok((tunnels, operations))
+    let logs = Logs::new(fabric.clone(), tunnels.clone(), OwnLog::new(journal.clone()));
+    Ok((journal, Observe { logs, tunnels, operations }))
 }
 
 /// What runs builds and tests. Nothing that runs may see control's data.

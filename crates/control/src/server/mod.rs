@@ -53,6 +53,11 @@ pub(crate) struct Parts {
     pub(crate) git: GitService,
     pub(crate) pipeline: pipeline::Handle,
     pub(crate) console: Console,
+    pub(crate) observe: Observe,
+}
+
+/// What shows the installation as it runs.
+pub(crate) struct Observe {
     pub(crate) logs: Logs,
     pub(crate) tunnels: Tunnels,
     pub(crate) operations: Operations,
@@ -66,7 +71,7 @@ impl Api {
     fn control_status(&self) -> ControlStatus {
         let mut status = self.0.control.clone();
         status.problems.extend(self.0.problems.list());
-        status.problems.extend(self.0.logs.problem());
+        status.problems.extend(self.0.observe.logs.problem());
         status
     }
 

@@ -34,7 +34,7 @@ pub(crate) async fn logs(
         return Err(wrong(format!("no text may be longer than {MAX_TEXT} bytes")));
     }
     known(&api, filter.app.as_ref()).await?;
-    Ok(events::response(api.0.logs.open(filter).into_stream(), Form::wanted(&headers)))
+    Ok(events::response(api.0.observe.logs.open(filter).into_stream(), Form::wanted(&headers)))
 }
 
 fn wrong(detail: impl Into<String>) -> ApiError {
@@ -66,7 +66,7 @@ pub(crate) async fn workloads(
     let Query(filter) = filter.map_err(|error| wrong(error.body_text()))?;
     known(&api, filter.app.as_ref()).await?;
     let sites = api.world().await?.topology.sites.into_keys().collect();
-    let mut all = ask(&api.0.tunnels, &sites).await.map_err(|error| {
+    let mut all = ask(&api.0.observe.tunnels, &sites).await.map_err(|error| {
         let detail = Chain(&error).to_string();
         tracing::error!(error = detail, "sites can't be asked for their workloads");
         ApiError::new(ProblemKind::Internal, "the sites can't be asked").detail(detail)
@@ -81,7 +81,7 @@ pub(crate) async fn workloads(
 pub(crate) async fn operations(
     State(api): State<Api>,
 ) -> Result<Json<Vec<OperationRow>>, ApiError> {
-    Ok(Json(api.0.operations.list().await?))
+    Ok(Json(api.0.observe.operations.list().await?))
 }
 
 /// `GET /v1/operations/{id}`.
@@ -95,5 +95,5 @@ pub(crate) async fn operation(
             .hint("`selvedge ops` lists those that are kept")
     };
     let id = id.parse().map_err(|_| none())?;
-    api.0.operations.get(id).await?.map(Json).ok_or_else(none)
+    api.0.observe.operations.get(id).await?.map(Json).ok_or_else(none)
 }
