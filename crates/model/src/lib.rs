@@ -7,6 +7,7 @@
 //!
 //! Every other crate may call it; it calls none of ours.
 
+pub mod address;
 pub mod documents;
 pub mod geo;
 pub mod hosts;
@@ -26,7 +27,7 @@ pub use documents::{
 pub use id::{
     AppName, Digest, EnvironmentName, Host, ReleaseId, RepositoryName, ServiceName, SiteId,
 };
-pub use manifest::{App, Placement, Route, Service, ServiceKind, closest};
+pub use manifest::{App, Placement, Redirect, Route, Service, ServiceKind, closest};
 pub use topology::{Site, Topology};
 pub use version::{Epoch, Generation};
 pub use zone::Zone;

@@ -9,8 +9,9 @@ use toml::de::DeTable;
 
 use super::diagnostic::{Diagnostic, Problems, quote};
 use super::keys::{self, MAX_COMMAND_BYTES, MAX_VARIABLES};
+use super::routes::Taken;
 use super::section::{Section, Text};
-use super::{App, placement, routes, services};
+use super::{App, Redirect, placement, redirects, routes, services};
 use crate::id::AppName;
 
 /// The most bytes that `selvedge.toml` may have.
@@ -54,29 +55,40 @@ fn read(document: &Section<'_>, problems: &mut Problems<'_>) -> Option<App> {
         problems.report(0, "there is no [app] table", mend);
     }
     let service_tables = document.tables("service", keys::MAX_SERVICES, problems);
-    if document.place_of("service").is_none() {
+    let only_redirects = document.place_of("redirect").is_some();
+    if document.place_of("service").is_none() && !only_redirects {
         let mend =
             "add one, such as:\n[[service]]\nname = \"web\"\nkind = \"static\"\nroot = \"public\"";
         problems.report(0, "the app has no service", mend);
     }
     let services = services::read(&service_tables, problems);
+    let mut taken = Taken::default();
     let route_tables = document.tables("route", keys::MAX_ROUTES, problems);
-    let routes = routes::read(&route_tables, &services, problems);
+    let routes = routes::read(&route_tables, &services, &mut taken, problems);
+    let redirect_tables = document.tables("redirect", keys::MAX_ROUTES, problems);
+    let redirects = redirects::read(&redirect_tables, &mut taken, problems);
+    let first = route_tables.iter().chain(&redirect_tables).map(|section| section.at).min();
+    taken.refuse_too_many_hosts(first.unwrap_or_default(), problems);
+    let (places, redirects): (Vec<usize>, Vec<Redirect>) = redirects.into_iter().unzip();
     let placement = document
         .table("placement", "[placement]", problems)
         .map(|section| placement::read(&section, problems))
         .unwrap_or_default();
     let app = app?;
     app.refuse_unknown(&keys::APP.names(), &[], problems);
-    Some(App {
+    let app = App {
         build: command(&app, "build", problems),
         test: command(&app, "test", problems),
         environment: environment(&app, problems),
+        force_https: app.flag("force_https", problems).unwrap_or_default(),
         name: app_name(&app, problems)?,
         services: services.into_iter().filter_map(|draft| draft.service).collect(),
         routes,
+        redirects,
         placement,
-    })
+    };
+    redirects::refuse_loops(&app, &places, problems);
+    Some(app)
 }
 
 fn refuse_unknown_tables(document: &Section<'_>, problems: &mut Problems<'_>) {

@@ -65,6 +65,10 @@ pub enum Takes {
         /// The most entries.
         most: usize,
     },
+    /// `true` or `false`.
+    Flag,
+    /// One of these numbers.
+    OneOf(&'static [u16]),
     /// A whole number.
     Number(Range),
     /// A size of memory in MiB, written with a unit.
@@ -103,14 +107,22 @@ pub enum Without {
 }
 
 /// Every table, in the order of the guide.
-pub const TABLES: [&Table; 4] = [&APP, &SERVICE, &ROUTE, &PLACEMENT];
+pub const TABLES: [&Table; 5] = [&APP, &SERVICE, &ROUTE, &REDIRECT, &PLACEMENT];
 
 /// The kinds of service, with what each is in a few words.
-pub const KINDS: [(&str, &str); 2] =
-    [("static", "files"), ("process", "a program that listens on `$PORT`")];
-const KIND_NAMES: &[&str] = &["static", "process"];
+pub const KINDS: [(&str, &str); 3] = [
+    ("static", "files"),
+    ("process", "a program that listens on `$PORT`"),
+    ("upstream", "a plain HTTP server elsewhere"),
+];
+const KIND_NAMES: &[&str] = &["static", "process", "upstream"];
 const STATIC: &[&str] = &["static"];
 const PROCESS: &[&str] = &["process"];
+const UPSTREAM: &[&str] = &["upstream"];
+/// What is made of the app's files.
+const BUILT: &[&str] = &["static", "process"];
+/// What is a server.
+const SERVERS: &[&str] = &["process", "upstream"];
 
 const LABEL: Takes = Takes::Text { pattern: "[a-z]([a-z0-9-]{0,61}[a-z0-9])?", most: 63 };
 const COMMAND: Takes =
@@ -135,6 +147,13 @@ pub(super) const MAX_PATH_BYTES: usize = 1024;
 pub(super) const MAX_HEADERS: usize = 32;
 /// The most entries of a list of sites, regions or jurisdictions.
 pub(super) const MAX_ENTRIES: usize = 256;
+/// The most addresses of an upstream.
+pub(super) const MAX_ADDRESSES: usize = 16;
+/// The most bytes of a URL.
+pub(super) const MAX_URL_BYTES: usize = 2048;
+/// The statuses of redirects.
+pub(super) const STATUSES: &[u16] = &[301, 302, 303, 307, 308];
+pub(super) const DEFAULT_STATUS: u16 = 307;
 /// Memory of a process in MiB: less than the least starts no interpreter.
 pub(super) const MEMORY: Range = Range { least: 16, most: 64 * 1024 };
 pub(super) const DEFAULT_MEMORY_MIB: u32 = 256;
@@ -245,6 +264,13 @@ pub(super) const APP: Table = Table {
             "Variables for build, test and every service: see [environment](#environment).",
             "{ CURRENCY = \"EUR\" }",
         ),
+        key(
+            "force_https",
+            Takes::Flag,
+            Without::Value("false"),
+            "Whether plain HTTP is answered with a redirect (308) to the same address with HTTPS.",
+            "true",
+        ),
     ],
     either: &[],
 };
@@ -266,7 +292,7 @@ pub(super) const SERVICE: Table = Table {
             "kind",
             Takes::Word(KIND_NAMES),
             Without::Refused,
-            "`\"static\"` for files, `\"process\"` for a program that listens on `$PORT`.",
+            "`\"static\"` for files, `\"process\"` for a program that listens on `$PORT`, `\"upstream\"` for a plain HTTP server elsewhere.",
             "\"static\"",
         ),
         key(
@@ -275,20 +301,30 @@ pub(super) const SERVICE: Table = Table {
             Without::Words("nothing is run"),
             "A shell command, run after the app's `build`.",
             "\"npm run build\"",
-        ),
+        )
+        .of(BUILT),
         key(
             "environment",
             ENVIRONMENT,
             Without::Words("none"),
             "Variables for this service's build and run, over the app's.",
             "{ NODE_ENV = \"production\" }",
-        ),
+        )
+        .of(BUILT),
         key(
             "root",
             Takes::Text { pattern: r"[^/\\\u0000-\u001f][^\\\u0000-\u001f]*", most: MAX_PATH_BYTES },
             Without::Refused,
             "The directory whose files are served, relative to the app's directory and within it. `\".\"` is the app's directory.",
             "\"public\"",
+        )
+        .of(STATIC),
+        key(
+            "fallback",
+            Takes::Text { pattern: r"[^/\\\u0000-\u001f]([^\\\u0000-\u001f]*[^/\\\u0000-\u001f])?", most: MAX_PATH_BYTES },
+            Without::Words("404, with `404.html` if there is one"),
+            "A file below `root` that answers where no file is, for an app that routes in the browser. It answers pages: a path that looks like a missing file, such as `/app.js`, stays 404 unless the client asks for HTML.",
+            "\"index.html\"",
         )
         .of(STATIC),
         key(
@@ -303,10 +339,10 @@ pub(super) const SERVICE: Table = Table {
             "health",
             Takes::Text { pattern: r"/([!-\u0022$-.0-~][!-\u0022$-~]*)?", most: MAX_PATH_BYTES },
             Without::Words("none"),
-            "A path that answers 2xx or 3xx when the service is ready. Without one, ready means that `$PORT` accepts connections.",
+            "A path that answers 2xx or 3xx when all is well. A process is ready once it does; without one, once `$PORT` accepts connections. An upstream is asked every 10 seconds; without one, it is connected to.",
             "\"/healthz\"",
         )
-        .of(PROCESS),
+        .of(SERVERS),
         key(
             "memory",
             Takes::Size(MEMORY),
@@ -331,6 +367,22 @@ pub(super) const SERVICE: Table = Table {
             "\"20s\"",
         )
         .of(PROCESS),
+        key(
+            "addresses",
+            Takes::Texts { pattern: r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?/?", most: MAX_ADDRESSES },
+            Without::Refused,
+            "Where it is: `http://`, a host name or an address, and a port unless it is 80. With several, requests go to each in turn, and one that can't be connected to is passed over.",
+            "[\"http://10.0.0.5:9000\", \"http://10.0.0.6:9000\"]",
+        )
+        .of(UPSTREAM),
+        key(
+            "host",
+            Takes::Text { pattern: r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?", most: 260 },
+            Without::Words("the visitor's own"),
+            "The `host` header that it is sent.",
+            "\"legacy.example.com\"",
+        )
+        .of(UPSTREAM),
     ],
     either: &[],
 };
@@ -370,11 +422,63 @@ pub(super) const ROUTE: Table = Table {
             "\"api\"",
         ),
         key(
+            "rewrite",
+            Takes::Text { pattern: PATH, most: MAX_PATH_BYTES },
+            Without::Words("the path as it came"),
+            "The path that the service is asked for: an exact one, or with `/*` the one that replaces the prefix of `path`. `\"/*\"` takes the prefix off.",
+            "\"/v2/*\"",
+        ),
+        key(
             "response_headers",
             Takes::Map { pattern: "[!#$%&'*+.^_`|~0-9A-Za-z-]+", most: MAX_HEADERS },
             Without::Words("none"),
             "Headers set on every response of the route, replacing the service's own.",
             "{ x-frame-options = \"DENY\" }",
+        ),
+    ],
+    either: &[["host", "hosts"]],
+};
+
+pub(super) const REDIRECT: Table = Table {
+    name: "redirect",
+    title: "[[redirect]]",
+    most: Some(MAX_ROUTES),
+    about: "Which requests are sent elsewhere.",
+    keys: &[
+        key(
+            "host",
+            Takes::Text { pattern: HOST, most: 254 },
+            Without::Words("the app's default host"),
+            "A host name.",
+            "\"www.example.com\"",
+        ),
+        key(
+            "hosts",
+            Takes::Texts { pattern: HOST, most: MAX_HOSTS },
+            Without::Words("the app's default host"),
+            "Several of them, in place of `host`.",
+            "[\"www.example.com\", \"example.org\"]",
+        ),
+        key(
+            "from",
+            Takes::Text { pattern: PATH, most: MAX_PATH_BYTES },
+            Without::Value("\"/*\""),
+            "The paths, as in a route.",
+            "\"/old/*\"",
+        ),
+        key(
+            "to",
+            Takes::Text { pattern: r"(https?://[^/?#*\s]+(/.*)?|/([^/].*)?)", most: MAX_URL_BYTES },
+            Without::Refused,
+            "A path at the same host, or a whole URL, as it is in a browser's address line. A `/*` at its end stands for what `/*` in `from` matched. The query goes along, unless there is one here.",
+            "\"https://example.com/*\"",
+        ),
+        key(
+            "status",
+            Takes::OneOf(STATUSES),
+            Without::Number(DEFAULT_STATUS as u32),
+            "`308` or `301` for good, which browsers remember; `307` or `302` for now; `303` to answer a form. Clients of 301, 302 and 303 go on with GET.",
+            "308",
         ),
     ],
     either: &[["host", "hosts"]],

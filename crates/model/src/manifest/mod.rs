@@ -8,10 +8,12 @@ mod diagnostic;
 mod discover;
 mod keys;
 mod placement;
+mod redirects;
 mod routes;
 mod schema;
 mod section;
 mod services;
+mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +23,9 @@ pub use author::{MAX_FILE_BYTES, parse};
 pub use diagnostic::{Diagnostic, closest};
 pub use discover::{FILE_NAME, discover};
 pub use keys::{KINDS, Key, Range, TABLES, Table, Takes, Without};
+pub use redirects::{Destination, Redirect, find_loop, loop_words};
 pub use schema::schema;
+pub use upstream::{AddressError, UpstreamAddress};
 
 use crate::id::{AppName, Host, ServiceName, SiteId};
 
@@ -37,10 +41,17 @@ pub struct App {
     pub test: Option<String>,
     /// Variables for build, test and every service.
     pub environment: BTreeMap<String, String>,
-    /// At least one, in the order written, names unique.
+    /// Whether plain HTTP is answered with a redirect to HTTPS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force_https: bool,
+    /// In the order written, names unique. Empty only where there are redirects.
     pub services: Vec<Service>,
-    /// At least one; every service is reachable by one. Matching order is [`Route::precedence`].
+    /// Every service is reachable by one. Matching order is [`PathPattern::precedence`].
     pub routes: Vec<Route>,
+    /// Requests that are sent elsewhere. They take part in the matching order with the routes, and
+    /// no host has both for one pattern.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub redirects: Vec<Redirect>,
     /// Where the app is to run.
     pub placement: Placement,
 }
@@ -67,6 +78,10 @@ pub enum ServiceKind {
     Static {
         /// Relative to the app's directory, `/`-separated, without `..`; `.` is the app's directory.
         root: String,
+        /// The file, `/`-separated and relative to `root`, that answers where no file is: of an app
+        /// that routes in the browser.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fallback: Option<String>,
     },
     /// A program that listens for HTTP/1.1 on `$PORT`.
     Process {
@@ -81,6 +96,16 @@ pub enum ServiceKind {
         /// Memory limit in MiB.
         memory_mib: u32,
     },
+    /// A plain HTTP/1.1 server elsewhere.
+    Upstream {
+        /// At least one; requests go to each in turn.
+        addresses: Vec<UpstreamAddress>,
+        /// The `host` header to send; `None`: the client's own.
+        host: Option<String>,
+        /// A path that answers 2xx or 3xx when all is well; without one, an address is well when it
+        /// accepts connections.
+        health: Option<String>,
+    },
 }
 
 /// Which requests go to which service.
@@ -93,6 +118,10 @@ pub struct Route {
     pub path: PathPattern,
     /// The service that answers.
     pub service: ServiceName,
+    /// The path that the service is asked for instead: an exact one, or a prefix in place of the
+    /// route's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewrite: Option<PathPattern>,
     /// Headers set on every response of the route, replacing the service's own.
     pub response_headers: BTreeMap<String, String>,
 }
@@ -119,6 +148,36 @@ impl PathPattern {
         }
     }
 
+    /// The path that `rewrite` makes of the raw request path `path`, which matches: an exact one,
+    /// or the rewritten prefix with what follows this pattern's own. The result is as in a request,
+    /// percent-encoded.
+    pub fn rewritten(&self, rewrite: &Self, path: &str) -> String {
+        match rewrite {
+            Self::Exact(exact) => encode(exact),
+            Self::Prefix(prefix) => {
+                let path = encode(prefix) + &self.rest(path);
+                if path.is_empty() { "/".to_owned() } else { path }
+            }
+        }
+    }
+
+    /// What follows the pattern in the raw request path `path`, which matches: nothing, or a path
+    /// that begins with a single slash.
+    ///
+    /// Segments are counted rather than compared, since the request may have written them with
+    /// escapes; an encoded slash is no separator.
+    fn rest(&self, path: &str) -> String {
+        let Self::Prefix(prefix) = self else { return String::new() };
+        let slashes = prefix.matches('/').count();
+        match path.match_indices('/').nth(slashes) {
+            // Two slashes at the front of a path would make a host of what follows.
+            Some((at, _)) => {
+                format!("/{}", path.get(at..).unwrap_or_default().trim_start_matches('/'))
+            }
+            None => String::new(),
+        }
+    }
+
     /// Greater is tried first: exact patterns before prefixes, longer before shorter.
     pub fn precedence(&self) -> (bool, usize) {
         match self {
@@ -126,6 +185,19 @@ impl PathPattern {
             Self::Prefix(path) => (false, path.len()),
         }
     }
+}
+
+/// A decoded path as a request carries it (RFC 3986, section 3.3).
+fn encode(path: &str) -> String {
+    let mut encoded = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
 }
 
 impl std::fmt::Display for PathPattern {
@@ -179,14 +251,19 @@ impl App {
         self.services.iter().find(|service| &service.name == name)
     }
 
-    /// All hosts that the app's routes name.
+    /// All hosts that the app's routes and redirects name.
     pub fn hosts(&self) -> BTreeSet<&Host> {
-        self.routes.iter().flat_map(|route| &route.hosts).collect()
+        self.host_sets().flatten().collect()
     }
 
-    /// Whether a route names no host, so that the app is served at its default hosts.
+    /// Whether a route or a redirect names no host, so that the app is served at its default hosts.
     pub fn uses_default_host(&self) -> bool {
-        self.routes.iter().any(|route| route.hosts.is_empty())
+        self.host_sets().any(BTreeSet::is_empty)
+    }
+
+    fn host_sets(&self) -> impl Iterator<Item = &BTreeSet<Host>> {
+        let redirects = self.redirects.iter().map(|redirect| &redirect.hosts);
+        self.routes.iter().map(|route| &route.hosts).chain(redirects)
     }
 }
 
@@ -203,5 +280,25 @@ mod tests {
         assert!(!api.matches("/apix"));
         assert!(PathPattern::Prefix(String::new()).matches("/"));
         assert!(PathPattern::Exact("/api".into()).precedence() > api.precedence());
+    }
+
+    #[test]
+    fn rewriting_carries_what_follows_the_prefix() {
+        let prefix = |text: &str| PathPattern::Prefix(text.into());
+        for (pattern, rewrite, path, want) in [
+            ("/api", "", "/api/users/7", "/users/7"),
+            ("/api", "", "/api", "/"),
+            ("/api", "", "/api/", "/"),
+            ("/api", "/v2 beta", "/api/a%20b", "/v2%20beta/a%20b"),
+            ("/api", "", "/%61pi/x%2Fy", "/x%2Fy"),
+            ("/a/b", "/c", "/a/b/d/", "/c/d/"),
+            ("", "/base", "/", "/base/"),
+            ("/a", "", "/a//evil.example", "/evil.example"),
+            ("/é", "/e", "/%C3%A9/x", "/e/x"),
+        ] {
+            assert_eq!(prefix(pattern).rewritten(&prefix(rewrite), path), want, "{path}");
+        }
+        let exact = PathPattern::Exact("/index.html".into());
+        assert_eq!(prefix("/app").rewritten(&exact, "/app/deep/link"), "/index.html");
     }
 }

@@ -31,9 +31,9 @@ const MESSAGE_HEADERS: [&str; 11] = [
 pub(super) fn read(
     sections: &[Section<'_>],
     services: &[Draft<'_>],
+    taken: &mut Taken,
     problems: &mut Problems<'_>,
 ) -> Vec<Route> {
-    let mut taken = BTreeMap::new();
     let mut routed = BTreeSet::new();
     let mut routes = Vec::new();
     for section in sections {
@@ -41,26 +41,25 @@ pub(super) fn read(
         let service = service(section, services, problems);
         routed.extend(service.map(|service| service.text));
         let hosts = hosts(section, problems);
-        let path = path(section, problems);
+        let path = pattern(section, "path", problems);
+        let rewrite = rewrite(section, path.as_ref(), problems);
         let response_headers = response_headers(section, problems);
         let (Some(path), Some(hosts)) = (path, hosts) else {
             continue;
         };
-        refuse_taken(&hosts, &path, section.at, &mut taken, problems);
+        taken.take(&hosts, &path, "route", section.at, problems);
         if let Some(service) = service.and_then(|service| ServiceName::new(service.text).ok()) {
-            routes.push(Route { hosts, path, service, response_headers });
+            routes.push(Route { hosts, path, service, rewrite, response_headers });
         }
-    }
-    let hosts: BTreeSet<_> = taken.keys().filter_map(|(host, _)| host.as_ref()).collect();
-    if hosts.len() > MAX_HOSTS {
-        let message = format!("the routes name {} hosts, and {MAX_HOSTS} is the most", hosts.len());
-        let at = sections.first().map_or(0, |section| section.at);
-        problems.report(at, message, "remove some, or split the app into several");
     }
     if sections.is_empty()
         && let [only] = services
     {
-        routes.extend(only.service.as_ref().map(everything));
+        let route = only.service.as_ref().map(everything);
+        if let Some(route) = &route {
+            taken.take(&route.hosts, &route.path, "route", only.at, problems);
+        }
+        routes.extend(route);
     } else {
         refuse_unreachable(services, &routed, problems);
     }
@@ -73,6 +72,7 @@ fn everything(service: &super::Service) -> Route {
         hosts: BTreeSet::new(),
         path: PathPattern::Prefix(String::new()),
         service: service.name.clone(),
+        rewrite: None,
         response_headers: BTreeMap::new(),
     }
 }
@@ -126,11 +126,15 @@ fn service<'a>(
     likely.map(|text| Text { text, at: service.at })
 }
 
-/// The hosts of a route, empty for the app's default hosts; `None` after a report.
-fn hosts(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<BTreeSet<Host>> {
+/// The hosts of a route or redirect, empty for the app's default hosts; `None` after a report.
+pub(super) fn hosts(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<BTreeSet<Host>> {
     if let (Some(one), Some(many)) = (section.place_of("host"), section.place_of("hosts")) {
         let mend = "put all of them in `hosts`, and remove `host`";
-        problems.report(one.max(many), "[[route]] has both `host` and `hosts`", mend);
+        problems.report(
+            one.max(many),
+            format!("{} has both `host` and `hosts`", section.title),
+            mend,
+        );
         return None;
     }
     let mut texts = section.texts("hosts", MAX_HOSTS, problems);
@@ -175,19 +179,38 @@ fn is_number(label: &str) -> bool {
     label.bytes().all(|b| b.is_ascii_digit())
 }
 
-fn path(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<PathPattern> {
-    if section.place_of("path").is_none() {
+/// The pattern at `key`, by default everything; `None` after a report.
+pub(super) fn pattern(
+    section: &Section<'_>,
+    key: &str,
+    problems: &mut Problems<'_>,
+) -> Option<PathPattern> {
+    if section.place_of(key).is_none() {
         return Some(PathPattern::Prefix(String::new()));
     }
-    let path = section.text("path", problems)?;
+    let path = section.text(key, problems)?;
     if let Some((what, mend)) = path_problem(path.text) {
-        problems.report(path.at, format!("path {} {what}", quote(path.text)), mend);
+        problems.report(path.at, format!("{key} {} {what}", quote(path.text)), mend);
         return None;
     }
     Some(match path.text.strip_suffix("/*") {
         Some(prefix) => PathPattern::Prefix(prefix.to_owned()),
         None => PathPattern::Exact(path.text.to_owned()),
     })
+}
+
+fn rewrite(
+    section: &Section<'_>,
+    path: Option<&PathPattern>,
+    problems: &mut Problems<'_>,
+) -> Option<PathPattern> {
+    let at = section.place_of("rewrite")?;
+    let rewrite = pattern(section, "rewrite", problems)?;
+    if let (Some(PathPattern::Exact(path)), PathPattern::Prefix(_)) = (path, &rewrite) {
+        let message = format!("`rewrite` ends in `/*`, and `path` {} does not", quote(path));
+        problems.report(at, message, "end both in `/*` to carry what follows, or neither");
+    }
+    Some(rewrite)
 }
 
 fn path_problem(path: &str) -> Option<(&'static str, &'static str)> {
@@ -221,21 +244,42 @@ fn path_problem(path: &str) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Each host and path may lead to one service only.
-fn refuse_taken(
-    hosts: &BTreeSet<Host>,
-    path: &PathPattern,
-    at: usize,
-    taken: &mut BTreeMap<(Option<Host>, PathPattern), usize>,
-    problems: &mut Problems<'_>,
-) {
-    let every: Vec<Option<Host>> =
-        if hosts.is_empty() { vec![None] } else { hosts.iter().cloned().map(Some).collect() };
-    for host in every {
-        let whose = host.as_ref().map_or("the app's default host".to_owned(), Host::to_string);
-        if taken.insert((host, path.clone()), at).is_some() {
-            let message = format!("two routes match {path} at {whose}");
-            problems.report(at, message, "remove one, or change its host or path");
+/// The hosts and patterns that routes and redirects have so far: each may lead to one thing only.
+#[derive(Default)]
+pub(super) struct Taken(BTreeMap<(Option<Host>, PathPattern), &'static str>);
+
+impl Taken {
+    /// Takes `path` at `hosts` for a `what`, reporting where it is taken.
+    pub(super) fn take(
+        &mut self,
+        hosts: &BTreeSet<Host>,
+        path: &PathPattern,
+        what: &'static str,
+        at: usize,
+        problems: &mut Problems<'_>,
+    ) {
+        let every: Vec<Option<Host>> =
+            if hosts.is_empty() { vec![None] } else { hosts.iter().cloned().map(Some).collect() };
+        for host in every {
+            let whose = host.as_ref().map_or("the app's default host".to_owned(), Host::to_string);
+            if let Some(other) = self.0.insert((host, path.clone()), what) {
+                let both = match other == what {
+                    true => format!("two {what}s match"),
+                    false => format!("a {other} and a {what} match"),
+                };
+                let mend = "remove one, or change its host or path";
+                problems.report(at, format!("{both} {path} at {whose}"), mend);
+            }
+        }
+    }
+
+    /// Reports more hosts than an app may have.
+    pub(super) fn refuse_too_many_hosts(&self, at: usize, problems: &mut Problems<'_>) {
+        let hosts: BTreeSet<_> = self.0.keys().filter_map(|(host, _)| host.as_ref()).collect();
+        if hosts.len() > MAX_HOSTS {
+            let message =
+                format!("the routes name {} hosts, and {MAX_HOSTS} is the most", hosts.len());
+            problems.report(at, message, "remove some, or split the app into several");
         }
     }
 }

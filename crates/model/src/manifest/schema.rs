@@ -18,7 +18,8 @@ pub fn schema() -> Value {
         "description": "An app of Selvedge: what runs, which requests go where, and at which sites.",
         "type": "object",
         "properties": tables,
-        "required": ["app", "service"],
+        "required": ["app"],
+        "anyOf": [{"required": ["service"]}, {"required": ["redirect"]}],
         "additionalProperties": false,
     })
 }
@@ -89,6 +90,8 @@ fn key_schema(key: &Key) -> Value {
             "additionalProperties": {"type": "string"},
             "maxProperties": most,
         }),
+        Takes::Flag => json!({"type": "boolean"}),
+        Takes::OneOf(numbers) => json!({"type": "integer", "enum": numbers}),
         Takes::Number(range) => {
             json!({"type": "integer", "minimum": range.least, "maximum": range.most})
         }

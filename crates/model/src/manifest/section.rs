@@ -24,7 +24,13 @@ pub(super) struct Section<'a> {
 }
 
 /// Names that people bring from elsewhere, and ours.
-const SYNONYMS: [(&str, &str); 17] = [
+const SYNONYMS: [(&str, &str); 23] = [
+    ("address", "addresses"),
+    ("destination", "to"),
+    ("https_only", "force_https"),
+    ("redirects", "redirect"),
+    ("source", "from"),
+    ("spa", "fallback"),
     ("cmd", "command"),
     ("countries", "jurisdictions"),
     ("dir", "root"),
@@ -169,6 +175,16 @@ impl<'a> Section<'a> {
 
     /// The whole number at `key`.
     pub(super) fn number(&self, key: &str, problems: &mut Problems<'_>) -> Option<(u32, usize)> {
+        self.number_such_as(key, "2", problems)
+    }
+
+    /// The whole number at `key`, which looks like `example`.
+    pub(super) fn number_such_as(
+        &self,
+        key: &str,
+        example: &str,
+        problems: &mut Problems<'_>,
+    ) -> Option<(u32, usize)> {
         let (at, value) = self.get(key)?;
         let number = value
             .as_integer()
@@ -179,9 +195,24 @@ impl<'a> Section<'a> {
                 other => type_name(other).to_owned(),
             };
             let message = format!("`{key}` is {what}, and it takes a whole number from 0 up");
-            problems.report(at, message, format!("write a number without quotes: {key} = 2"));
+            problems.report(
+                at,
+                message,
+                format!("write a number without quotes: {key} = {example}"),
+            );
         }
         number.map(|number| (number, at))
+    }
+
+    /// The boolean at `key`.
+    pub(super) fn flag(&self, key: &str, problems: &mut Problems<'_>) -> Option<bool> {
+        let (at, value) = self.get(key)?;
+        let flag = value.as_bool();
+        if flag.is_none() {
+            let message = format!("`{key}` is {}, and it is true or false", type_name(value));
+            problems.report(at, message, format!("write it without quotes: {key} = true"));
+        }
+        flag
     }
 
     /// The texts of the list at `key`, at most `limit`, and none twice. An empty list is refused,

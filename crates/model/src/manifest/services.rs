@@ -7,10 +7,10 @@ use super::keys::{
     Range,
 };
 use super::section::{Section, Text};
-use super::{Service, ServiceKind};
+use super::{AddressError, Service, ServiceKind, UpstreamAddress};
 use crate::id::ServiceName;
 
-const COMING_KINDS: [&str; 3] = ["container", "function", "upstream"];
+const COMING_KINDS: [&str; 2] = ["container", "function"];
 
 /// A service as far as it could be read; its name alone already makes routes to it valid.
 pub(super) struct Draft<'a> {
@@ -63,9 +63,15 @@ fn read_one(
 fn kind(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<ServiceKind> {
     let Some(kind) = section.text("kind", problems) else {
         if section.place_of("kind").is_none() {
-            let likely = if section.place_of("command").is_some() { "process" } else { "static" };
+            let likely = match section {
+                _ if section.place_of("command").is_some() => "process",
+                _ if section.place_of("addresses").is_some() => "upstream",
+                _ => "static",
+            };
             let message = format!("{} has no `kind`", section.title);
-            let mend = format!("add kind = \"{likely}\"; there are \"static\" and \"process\"");
+            let mend = format!(
+                "add kind = \"{likely}\"; there are \"static\", \"process\" and \"upstream\""
+            );
             problems.report(section.at, message, mend);
         }
         return None;
@@ -73,22 +79,32 @@ fn kind(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<ServiceKin
     match kind.text {
         "static" => {
             refuse_keys_of_others(section, "static", problems);
-            root(section, problems).map(|root| ServiceKind::Static { root })
+            let root = root(section, problems);
+            let fallback = fallback(section, problems);
+            root.map(|root| ServiceKind::Static { root, fallback })
         }
         "process" => {
             refuse_keys_of_others(section, "process", problems);
             process(section, problems)
         }
+        "upstream" => {
+            refuse_keys_of_others(section, "upstream", problems);
+            upstream(section, problems)
+        }
         coming if COMING_KINDS.contains(&coming) => {
             let message = format!("services of kind \"{coming}\" come later");
-            problems.report(kind.at, message, "use \"static\" or \"process\" for now");
+            problems.report(
+                kind.at,
+                message,
+                "use \"static\", \"process\" or \"upstream\" for now",
+            );
             None
         }
         other => {
             let message = format!("there is no kind of service called {}", quote(other));
-            let mend = match closest(other, ["static", "process"]) {
+            let mend = match closest(other, keys::KINDS.map(|(kind, _)| kind)) {
                 Some(likely) => format!("did you mean \"{likely}\"?"),
-                None => "use \"static\" for files, \"process\" for a program that listens on $PORT"
+                None => "use \"static\" for files, \"process\" for a program that listens on $PORT, \"upstream\" for an HTTP server elsewhere"
                     .to_owned(),
             };
             problems.report(kind.at, message, mend);
@@ -120,28 +136,87 @@ fn root(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<String> {
         problems.report(section.at, message, mend);
     }
     let root = section.text("root", problems)?;
-    let mut parts = root.text.split('/').filter(|part| !part.is_empty() && *part != ".");
-    let wrong = if root.text.is_empty() {
-        Some(("is empty", "write root = \".\" for the app's own directory"))
-    } else if root.text.len() > MAX_PATH_BYTES {
-        Some(("is too long", "choose a path of at most 1024 bytes"))
-    } else if root.text.starts_with('/') {
-        Some(("is absolute", "write it relative to the directory of selvedge.toml"))
-    } else if parts.clone().any(|part| part == "..") {
-        Some(("leads out of the app's directory", "keep it below the directory of selvedge.toml"))
-    } else if parts.clone().any(|part| part == ".git") {
-        Some(("would publish the repository itself", "choose the directory that the build fills"))
-    } else if root.text.contains(|c: char| c.is_control() || c == '\\') {
-        Some(("has a backslash or a control character", "separate directories with `/`"))
-    } else {
-        None
-    };
-    if let Some((what, mend)) = wrong {
+    if let Some((what, mend)) = path_problem(root.text) {
         problems.report(root.at, format!("root {} {what}", quote(root.text)), mend);
         return None;
     }
+    let mut parts = parts(root.text);
     let first = parts.next().unwrap_or(".").to_owned();
     Some(parts.fold(first, |path, part| path + "/" + part))
+}
+
+/// The segments of a path that say something.
+fn parts(path: &str) -> impl Iterator<Item = &str> + Clone {
+    path.split('/').filter(|part| !part.is_empty() && *part != ".")
+}
+
+fn path_problem(path: &str) -> Option<(&'static str, &'static str)> {
+    let mut parts = parts(path);
+    if path.is_empty() {
+        Some(("is empty", "write root = \".\" for the app's own directory"))
+    } else if path.len() > MAX_PATH_BYTES {
+        Some(("is too long", "choose a path of at most 1024 bytes"))
+    } else if path.starts_with('/') {
+        Some(("is absolute", "write it relative to the directory of selvedge.toml"))
+    } else if parts.clone().any(|part| part == "..") {
+        Some(("leads out of the app's directory", "keep it below the directory of selvedge.toml"))
+    } else if parts.any(|part| part == ".git") {
+        Some(("would publish the repository itself", "choose the directory that the build fills"))
+    } else if path.contains(|c: char| c.is_control() || c == '\\') {
+        Some(("has a backslash or a control character", "separate directories with `/`"))
+    } else {
+        None
+    }
+}
+
+/// The file of an app that routes in the browser.
+fn fallback(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<String> {
+    let fallback = section.text_such_as("fallback", "index.html", problems)?;
+    let wrong = if fallback.text.starts_with('/') {
+        Some(("is absolute", "write it relative to `root`, such as \"index.html\""))
+    } else if parts(fallback.text).next().is_none() || fallback.text.ends_with('/') {
+        Some(("names no file", "write the file's path below `root`, such as \"index.html\""))
+    } else {
+        path_problem(fallback.text)
+    };
+    if let Some((what, mend)) = wrong {
+        problems.report(fallback.at, format!("fallback {} {what}", quote(fallback.text)), mend);
+    }
+    Some(parts(fallback.text).collect::<Vec<_>>().join("/"))
+}
+
+fn upstream(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<ServiceKind> {
+    if section.place_of("addresses").is_none() {
+        let message = format!("{} has no `addresses`", section.title);
+        let mend = "add addresses = [\"http://10.0.0.5:9000\"]";
+        problems.report(section.at, message, mend);
+    }
+    let mut addresses: Vec<UpstreamAddress> = Vec::new();
+    for text in section.texts("addresses", keys::MAX_ADDRESSES, problems) {
+        match UpstreamAddress::new(text.text) {
+            Ok(address) if addresses.contains(&address) => {
+                let message = format!("address {} is there twice", quote(text.text));
+                problems.report(text.at, message, "remove one; port 80 is the same as none");
+            }
+            Ok(address) => addresses.push(address),
+            Err(AddressError { what, mend }) => {
+                problems.report(text.at, format!("address {} {what}", quote(text.text)), mend);
+            }
+        }
+    }
+    let host = section.text("host", problems).and_then(|host| host_header(host, problems));
+    let health = health(section, problems);
+    (!addresses.is_empty()).then_some(ServiceKind::Upstream { addresses, host, health })
+}
+
+/// A `host` header: a host name or an address, and perhaps a port.
+fn host_header(host: Text<'_>, problems: &mut Problems<'_>) -> Option<String> {
+    if host.text.contains('/') || UpstreamAddress::new(&format!("http://{}", host.text)).is_err() {
+        let message = format!("host {} is no host name", quote(host.text));
+        problems.report(host.at, message, "write a name, such as \"legacy.example.com\"");
+        return None;
+    }
+    Some(host.text.to_ascii_lowercase())
 }
 
 fn process(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<ServiceKind> {
@@ -151,12 +226,7 @@ fn process(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<Service
         problems.report(section.at, message, mend);
     }
     let command = command(section, "command", problems);
-    let health = section.text("health", problems).map(|health| {
-        if let Some((what, mend)) = health_problem(health.text) {
-            problems.report(health.at, format!("health {} {what}", quote(health.text)), mend);
-        }
-        health.text.to_owned()
-    });
+    let health = health(section, problems);
     let start_timeout_s = seconds(section, "start_timeout", problems);
     let stop_timeout_s = seconds(section, "stop_timeout", problems);
     let memory_mib = memory(section, problems);
@@ -167,6 +237,14 @@ fn process(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<Service
         stop_timeout_s: stop_timeout_s.unwrap_or(DEFAULT_STOP_TIMEOUT_S),
         memory_mib: memory_mib.unwrap_or(DEFAULT_MEMORY_MIB),
     })
+}
+
+fn health(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<String> {
+    let health = section.text("health", problems)?;
+    if let Some((what, mend)) = health_problem(health.text) {
+        problems.report(health.at, format!("health {} {what}", quote(health.text)), mend);
+    }
+    Some(health.text.to_owned())
 }
 
 fn health_problem(health: &str) -> Option<(&'static str, &'static str)> {

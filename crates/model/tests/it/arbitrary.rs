@@ -27,7 +27,9 @@ fn check(text: &str) {
 
 fn check_app(app: &App) {
     let names: BTreeSet<_> = app.services.iter().map(|service| &service.name).collect();
-    assert!(!names.is_empty() && names.len() == app.services.len());
+    assert!(!names.is_empty() || !app.redirects.is_empty());
+    assert_eq!(names.len(), app.services.len());
+    assert!(manifest::find_loop(app, &[]).is_none());
     let routed: BTreeSet<_> = app.routes.iter().map(|route| &route.service).collect();
     assert_eq!(names, routed);
     assert!(app.placement.min_sites >= 1);
@@ -67,7 +69,7 @@ proptest! {
     }
 
     #[test]
-    fn text_that_looks_like_a_manifest(text in "(\\[{1,2}(app|service|route|x)\\]{1,2}\n|(name|kind|root|path|host|hosts|memory) ?= ?(\"[a-z/*. ]{0,6}\"|[0-9]{1,20}|\\[\"a\", 1\\]|\\{ a = \"\u{7}\" \\})\n){0,12}") {
+    fn text_that_looks_like_a_manifest(text in "(\\[{1,2}(app|service|route|redirect|x)\\]{1,2}\n|(name|kind|root|path|host|hosts|memory|from|to|rewrite|addresses) ?= ?(\"[a-z/*. ]{0,6}\"|[0-9]{1,20}|\\[\"a\", 1\\]|\\{ a = \"\u{7}\" \\})\n){0,12}") {
         check(&text);
     }
 
