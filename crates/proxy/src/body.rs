@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 use crate::Limits;
 use crate::files::{Content, FileBody};
 use crate::record::Exchange;
+use crate::tunnel::Tunnel;
 use crate::upstream::WorkloadBody;
 
 /// What goes wrong with a body; hyper only wants to know that something did.
@@ -81,6 +82,11 @@ impl Received {
     /// What is wrong, if something is.
     pub(crate) fn error(&self) -> Option<RequestBodyError> {
         self.error.get().copied()
+    }
+
+    /// Bytes of an upgraded connection came.
+    pub(crate) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn fail(&self, error: RequestBodyError) -> BodyError {
@@ -220,6 +226,8 @@ pub(crate) enum Payload {
     Memory(Bytes),
     File(FileBody),
     Workload(WorkloadBody),
+    /// None: the connection is another protocol's from here on.
+    Tunnel(Box<Tunnel>),
 }
 
 impl From<Content> for Payload {
@@ -236,21 +244,33 @@ impl From<Content> for Payload {
 /// and the access record is written.
 pub(crate) struct ResponseBody {
     payload: Payload,
-    exchange: Exchange,
+    /// Gone where the exchange goes on without the response.
+    exchange: Option<Exchange>,
 }
 
 impl ResponseBody {
     pub(crate) fn new(payload: Payload, exchange: Exchange) -> Self {
-        let mut body = Self { payload, exchange };
+        let mut body = Self { payload, exchange: Some(exchange) };
         if body.is_end_stream() {
-            body.exchange.complete();
+            body.complete();
         }
         body
     }
 
+    /// The body of an upgrade: its exchange is the tunnel's.
+    pub(crate) fn upgraded() -> Self {
+        Self { payload: Payload::Empty, exchange: None }
+    }
+
+    fn complete(&mut self) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.complete();
+        }
+    }
+
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         match &mut self.payload {
-            Payload::Empty => Poll::Ready(None),
+            Payload::Empty | Payload::Tunnel(_) => Poll::Ready(None),
             Payload::Memory(bytes) => {
                 let bytes = std::mem::take(bytes);
                 self.payload = Payload::Empty;
@@ -270,12 +290,16 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.exchange.asked();
+        if let Some(exchange) = &mut self.exchange {
+            exchange.asked();
+        }
         match ready!(self.poll_data(cx)) {
             Some(Ok(data)) => {
-                self.exchange.sent(data.len() as u64);
+                if let Some(exchange) = &mut self.exchange {
+                    exchange.sent(data.len() as u64);
+                }
                 if self.is_end_stream() {
-                    self.exchange.complete();
+                    self.complete();
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
@@ -284,11 +308,13 @@ impl Body for ResponseBody {
                     Payload::Workload(body) => body.failure(),
                     _ => None,
                 };
-                self.exchange.body_failed(kind);
+                if let Some(exchange) = &mut self.exchange {
+                    exchange.body_failed(kind);
+                }
                 Poll::Ready(Some(Err(error)))
             }
             None => {
-                self.exchange.complete();
+                self.complete();
                 Poll::Ready(None)
             }
         }
@@ -296,7 +322,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.payload {
-            Payload::Empty => true,
+            Payload::Empty | Payload::Tunnel(_) => true,
             Payload::Memory(bytes) => bytes.is_empty(),
             Payload::File(body) => body.remaining() == 0,
             Payload::Workload(body) => body.is_end_stream(),
@@ -305,7 +331,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.payload {
-            Payload::Empty => SizeHint::with_exact(0),
+            Payload::Empty | Payload::Tunnel(_) => SizeHint::with_exact(0),
             Payload::Memory(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Payload::File(body) => SizeHint::with_exact(body.remaining()),
             Payload::Workload(body) => body.size_hint(),

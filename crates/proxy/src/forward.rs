@@ -11,17 +11,20 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::authority::Authority;
 
+/// How we note in `via` that a request has passed.
+const OUR_HOP: &str = "1.1 selvedge";
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// What clients may not tell a workload, since it would take it for our word; `proxy` because CGI
 /// makes `HTTP_PROXY` of it (CVE-2016-5385).
 const FORGEABLE: [HeaderName; 6] = [
     HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
+    X_FORWARDED_PREFIX,
     HeaderName::from_static("x-forwarded-server"),
     HeaderName::from_static("x-forwarded-ssl"),
     HeaderName::from_static("x-real-ip"),
@@ -29,7 +32,7 @@ const FORGEABLE: [HeaderName; 6] = [
 ];
 
 /// Removes what concerns only the connection that a message came by (RFC 9110, section 7.6.1).
-/// With them goes any upgrade: the workload sees an ordinary request.
+/// With them goes any upgrade; who allows one puts it back.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let nominated: Vec<HeaderName> = headers
@@ -49,6 +52,12 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
+}
+
+/// How many of our own proxies a request has passed, as they have noted (RFC 9110, section 7.6.3).
+pub(crate) fn hops(headers: &HeaderMap) -> usize {
+    let lines = headers.get_all(VIA).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).filter(|hop| hop.trim() == OUR_HOP).count()
 }
 
 /// Makes a client's headers those that the workload sees.
@@ -82,7 +91,7 @@ pub(crate) fn to_workload(
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     headers.insert(X_FORWARDED_HOST, host.clone());
     headers.insert(HOST, host);
-    headers.append(VIA, HeaderValue::from_static("1.1 selvedge"));
+    headers.append(VIA, HeaderValue::from_static(OUR_HOP));
 }
 
 /// Makes a workload's headers those that the client sees. A length counts only when it is the one

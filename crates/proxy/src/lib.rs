@@ -8,8 +8,9 @@
 //! then the epoch that the client may be served, then the route), answered from [`files`] or by an
 //! [`upstream`], and named: every response says its site, release, epoch and request id.
 //!
-//! Deliberately absent: a cache, protocol upgrades (a workload sees an ordinary request), HTTP/3,
-//! and any choice of what is served.
+//! A WebSocket becomes a `tunnel`; other upgrades are not let through.
+//!
+//! Deliberately absent: a cache, HTTP/3, WebSockets over HTTP/2, and any choice of what is served.
 
 mod activity;
 mod authority;
@@ -25,11 +26,14 @@ mod locate;
 mod pages;
 mod path;
 mod pins;
+mod probe;
 mod record;
+mod redirect;
 mod service;
 pub mod snapshot;
 mod tls;
 mod trace;
+mod tunnel;
 pub mod upstream;
 
 use std::io;
@@ -84,6 +88,7 @@ impl Proxy {
             access,
             floors: floor::Floors::default(),
             ids: trace::Ids::new()?,
+            https_port: https.1.port(),
         };
         let server = listener::Server::new(Arc::new(shared), acceptor);
         Ok(Self { server, http, https })

@@ -33,6 +33,9 @@ pub struct Limits {
     /// HTTP/2 streams that a client may reset before their request was looked at (the "rapid
     /// reset" attack, CVE-2023-44487); one more closes the connection.
     pub max_pending_resets: usize,
+    /// An upgraded connection (a WebSocket) on which nothing moves, in neither direction, is closed
+    /// after this.
+    pub tunnel_idle_timeout: Duration,
     /// Requests under way when the proxy ends have this long.
     pub drain_timeout: Duration,
 }
@@ -52,6 +55,7 @@ impl Default for Limits {
             min_body_rate: 500,
             max_streams: 128,
             max_pending_resets: 20,
+            tunnel_idle_timeout: Duration::from_secs(300),
             drain_timeout: Duration::from_secs(10),
         }
     }

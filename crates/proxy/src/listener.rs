@@ -17,7 +17,7 @@ use selvedge_telemetry::access::AccessLog;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) access: AccessLog,
     pub(crate) floors: Floors,
     pub(crate) ids: Ids,
+    /// Where plain HTTP is redirected to.
+    pub(crate) https_port: u16,
 }
 
 /// The client at the other end of a connection.
@@ -54,6 +56,19 @@ pub(crate) struct Client {
     /// The TLS version, where there is TLS.
     pub(crate) tls: Option<&'static str>,
     pub(crate) activity: Arc<Activity>,
+    pub(crate) ends: Ends,
+    /// The connection's part in [`Limits::max_connections`], for as long as anything of it lives.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// How what a connection leaves behind is waited for, and told to end.
+#[derive(Clone)]
+pub(crate) struct Ends {
+    pub(crate) connections: TaskTracker,
+    /// No new connections; finish.
+    pub(crate) drain: CancellationToken,
+    /// Now.
+    pub(crate) abort: CancellationToken,
 }
 
 impl Client {
@@ -83,11 +98,7 @@ pub(crate) struct Server {
     http: Builder<TokioExecutor>,
     acceptor: TlsAcceptor,
     gate: Arc<Semaphore>,
-    connections: TaskTracker,
-    /// No new connections; finish.
-    drain: CancellationToken,
-    /// Now.
-    abort: CancellationToken,
+    ends: Ends,
 }
 
 impl Server {
@@ -98,9 +109,11 @@ impl Server {
             shared,
             acceptor,
             gate: Arc::new(Semaphore::new(gate)),
-            connections: TaskTracker::new(),
-            drain: CancellationToken::new(),
-            abort: CancellationToken::new(),
+            ends: Ends {
+                connections: TaskTracker::new(),
+                drain: CancellationToken::new(),
+                abort: CancellationToken::new(),
+            },
         }
     }
 
@@ -111,13 +124,14 @@ impl Server {
             () = self.accept(https, true) => {}
             () = token.cancelled() => {}
         }
-        self.drain.cancel();
-        self.connections.close();
-        if timeout(self.shared.limits.drain_timeout, self.connections.wait()).await.is_err() {
-            tracing::warn!(connections = self.connections.len(), "drain timed out; closing");
+        let Ends { connections, drain, abort } = &self.ends;
+        drain.cancel();
+        connections.close();
+        if timeout(self.shared.limits.drain_timeout, connections.wait()).await.is_err() {
+            tracing::warn!(connections = connections.len(), "drain timed out; closing");
         }
-        self.abort.cancel();
-        self.connections.wait().await;
+        abort.cancel();
+        connections.wait().await;
     }
 
     async fn accept(&self, listener: TcpListener, secure: bool) {
@@ -133,20 +147,24 @@ impl Server {
             // At the limit, the connection waits here and further ones in the kernel.
             let Ok(permit) = Arc::clone(&self.gate).acquire_owned().await else { return };
             let server = self.clone();
-            self.connections.spawn(async move {
-                server.connection(stream, peer, secure).await;
-                drop(permit);
+            self.ends.connections.spawn(async move {
+                server.connection(stream, (peer, permit), secure).await;
             });
         }
     }
 
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr, secure: bool) {
+    async fn connection(
+        &self,
+        stream: TcpStream,
+        (peer, permit): (SocketAddr, OwnedSemaphorePermit),
+        secure: bool,
+    ) {
         // Answers are written whole; waiting for more only delays their last part.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(error = %Chain(&error), "TCP_NODELAY can't be set");
         }
         if !secure {
-            return self.serve(stream, self.http.clone(), peer, None, false).await;
+            return self.serve(stream, self.http.clone(), (peer, permit), None, false).await;
         }
         let handshake =
             timeout(self.shared.limits.tls_handshake_timeout, self.acceptor.accept(stream));
@@ -159,21 +177,21 @@ impl Server {
                 }
                 Err(_) => return,
             },
-            () = self.drain.cancelled() => return,
+            () = self.ends.drain.cancelled() => return,
         };
         let session = stream.get_ref().1;
         let tls = Some(tls::version_name(session.protocol_version()));
         let multiplexed = session.alpn_protocol() == Some(b"h2");
         let http = self.http.clone();
         let http = if multiplexed { http.http2_only() } else { http.http1_only() };
-        self.serve(stream, http, peer, tls, multiplexed).await;
+        self.serve(stream, http, (peer, permit), tls, multiplexed).await;
     }
 
     async fn serve<S>(
         &self,
         stream: S,
         http: Builder<TokioExecutor>,
-        peer: SocketAddr,
+        (peer, permit): (SocketAddr, OwnedSemaphorePermit),
         tls: Option<&'static str>,
         multiplexed: bool,
     ) where
@@ -186,6 +204,8 @@ impl Server {
             peer,
             tls,
             activity: Arc::clone(&activity),
+            ends: self.ends.clone(),
+            _permit: permit,
         });
         let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity) });
         let requester = Arc::clone(&client);
@@ -193,7 +213,7 @@ impl Server {
             let client = Arc::clone(&requester);
             async move { Ok::<_, Infallible>(service::handle(client, request).await) }
         });
-        let mut connection = pin!(http.serve_connection(io, handler));
+        let mut connection = pin!(http.serve_connection_with_upgrades(io, handler));
         let mut look = pin!(sleep(limits.header_timeout.min(limits.idle_timeout)));
         let mut draining = false;
         let mut leaving = false;
@@ -219,11 +239,11 @@ impl Server {
                         return;
                     }
                 },
-                () = self.drain.cancelled(), if !draining => {
+                () = self.ends.drain.cancelled(), if !draining => {
                     draining = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = self.abort.cancelled() => return,
+                () = self.ends.abort.cancelled() => return,
             }
         }
     }

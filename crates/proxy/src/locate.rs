@@ -90,7 +90,7 @@ fn attempt(shared: &Shared, request: &Checked, headers: &HeaderMap, bucket: u16)
     located.epoch = Some(epoch);
     match located.route().map(|route| &route.target) {
         Some(Target::Workload(upstream)) => located.in_flight = Some(upstream.enter()),
-        Some(Target::Static(_)) => {}
+        Some(Target::Static(_) | Target::Fallback(..) | Target::Redirect(_)) => {}
         None => located.fault = Some(no_route(&host)),
     }
     located

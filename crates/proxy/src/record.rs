@@ -76,6 +76,11 @@ impl Exchange {
         self.busy.handed();
     }
 
+    /// Bytes went to the client by an upgraded connection.
+    pub(crate) fn tunnelled(&mut self, bytes: u64) {
+        self.record.bytes_sent += bytes;
+    }
+
     /// The whole response was handed to the connection.
     pub(crate) fn complete(&mut self) {
         self.complete = true;

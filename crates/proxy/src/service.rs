@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH};
-use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
+use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
 };
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use selvedge_model::ServiceName;
+use selvedge_model::manifest::PathPattern;
 use selvedge_telemetry::Chain;
 use tokio::time::Instant;
 
@@ -20,8 +23,12 @@ use crate::locate::{self, Located};
 use crate::pages::{self, Fault, PageContext};
 use crate::record::{Exchange, milliseconds};
 use crate::trace::{REQUEST_ID, Trace};
-use crate::upstream::{InFlight, Upstream, UpstreamError};
-use crate::{Limits, Target, forward, pins};
+use crate::tunnel::{self, Tunnel};
+use crate::upstream::{InFlight, Upstream, UpstreamError, WorkloadBody};
+use crate::{Limits, Target, forward, path, pins, probe, redirect};
+
+/// How many of our own proxies a request may have passed.
+const MAX_HOPS: usize = 8;
 
 const RELEASE: HeaderName = HeaderName::from_static("selvedge-release");
 const EPOCH: HeaderName = HeaderName::from_static("selvedge-epoch");
@@ -33,6 +40,8 @@ struct Asked<'a> {
     trace: &'a Trace,
     head: Parts,
     body: Incoming,
+    /// What a rewrite took off the path.
+    prefix: Option<HeaderValue>,
 }
 
 /// Answers one request.
@@ -49,11 +58,11 @@ pub(crate) async fn handle(
 
     let mut located = None;
     let answer = match check::check(&head, &client.shared.limits) {
-        Ok(checked) => {
+        Ok(mut checked) => {
             let found = locate::locate(&client.shared, &checked, &head.headers);
             note(&mut exchange, &checked, &found);
-            let asked = Asked { client: &client, trace: &trace, head, body };
-            asked.answer(&mut exchange, &checked, located.insert(found)).await
+            let asked = Asked { client: &client, trace: &trace, head, body, prefix: None };
+            asked.answer(&mut exchange, &mut checked, located.insert(found)).await
         }
         Err(fault) => Err(fault),
     };
@@ -70,7 +79,15 @@ pub(crate) async fn handle(
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     exchange.record().status = response.status().as_u16();
-    response.map(|payload| ResponseBody::new(payload, exchange))
+    let (head, payload) = response.into_parts();
+    let body = match payload {
+        Payload::Tunnel(tunnel) => {
+            tunnel.begin(exchange, client);
+            ResponseBody::upgraded()
+        }
+        payload => ResponseBody::new(payload, exchange),
+    };
+    Response::from_parts(head, body)
 }
 
 /// Puts what was found into the record.
@@ -85,37 +102,74 @@ fn note(exchange: &mut Exchange, checked: &Checked, located: &Located) {
         record.release = Some(epoch.release.short());
         record.epoch = Some(epoch.epoch.to_string());
     }
-    record.service = located.route().map(|route| route.service.to_string());
+    record.service =
+        located.route().and_then(|route| route.service.as_ref()).map(ToString::to_string);
 }
 
 impl Asked<'_> {
     async fn answer(
-        self,
+        mut self,
         exchange: &mut Exchange,
-        checked: &Checked,
+        checked: &mut Checked,
         located: &mut Located,
     ) -> Result<Response<Payload>, Fault> {
+        let client = self.client;
+        if located.epoch.as_ref().is_some_and(|epoch| epoch.force_https)
+            && !client.secure()
+            && !probe::is_own(&self.head.headers, &located.snapshot)
+        {
+            return redirect::to_https(&self.head, checked, client.shared.https_port);
+        }
         if let Some(fault) = located.fault.take() {
             return Err(fault);
         }
         let in_flight = located.in_flight.take();
-        match (located.route().map(|route| &route.target), in_flight) {
-            (Some(Target::Static(site)), _) => self.files(site, checked).await,
-            (Some(Target::Workload(upstream)), Some(in_flight)) => {
+        let Some(route) = located.route() else { return Err(lost()) };
+        if let Some(rewrite) = &route.rewrite {
+            self.rewrite(&route.path, rewrite, checked)?;
+        }
+        match (&route.target, in_flight) {
+            (Target::Static(site), _) => self.files(site, None, checked).await,
+            (Target::Fallback(site, file), _) => self.files(site, Some(file), checked).await,
+            (Target::Redirect(to), _) => redirect::answer(to, &self.head, checked, client.scheme()),
+            (Target::Workload(upstream), Some(in_flight)) => {
                 self.workload(exchange, checked, upstream, in_flight).await
             }
-            // Locating leaves a fault when there is no route, and counts a workload's request in.
-            _ => {
-                let status = StatusCode::INTERNAL_SERVER_ERROR;
-                let title = "The request lost its way";
-                Err(Fault::proxy(status, "route-lost", title, "Try again in a moment."))
-            }
+            // Locating counts a workload's request in.
+            (Target::Workload(_), None) => Err(lost()),
         }
     }
 
-    async fn files(self, site: &StaticSite, checked: &Checked) -> Result<Response<Payload>, Fault> {
+    /// Changes what is asked for. The workload is told of a prefix that was taken off.
+    fn rewrite(
+        &mut self,
+        path: &PathPattern,
+        rewrite: &PathPattern,
+        checked: &mut Checked,
+    ) -> Result<(), Fault> {
+        let mut target = path.rewritten(rewrite, self.head.uri.path());
+        checked.path = path::normalise(&target).map_err(|_| lost())?.into_owned();
+        if let Some(query) = self.head.uri.query() {
+            target.push('?');
+            target.push_str(query);
+        }
+        self.head.uri = target.parse().map_err(|_| lost())?;
+        if let (PathPattern::Prefix(prefix), PathPattern::Prefix(rest)) = (path, rewrite)
+            && rest.is_empty()
+        {
+            self.prefix = HeaderValue::try_from(prefix).ok();
+        }
+        Ok(())
+    }
+
+    async fn files(
+        self,
+        site: &StaticSite,
+        fallback: Option<&str>,
+        checked: &Checked,
+    ) -> Result<Response<Payload>, Fault> {
         let Parts { method, uri, headers, .. } = &self.head;
-        match site.answer(method, &checked.path, uri.query(), headers).await {
+        match site.answer(method, &checked.path, uri.query(), headers, fallback).await {
             Ok(response) => Ok(response.map(Payload::from)),
             Err(NoContent::Refused(status, headers)) => Err(refused(status).headers(headers)),
             Err(NoContent::Unreadable(error)) => {
@@ -129,7 +183,7 @@ impl Asked<'_> {
     }
 
     async fn workload(
-        self,
+        mut self,
         exchange: &mut Exchange,
         checked: &Checked,
         upstream: &Upstream,
@@ -137,9 +191,26 @@ impl Asked<'_> {
     ) -> Result<Response<Payload>, Fault> {
         let client = self.client;
         let limits = &client.shared.limits;
+        if forward::hops(&self.head.headers) >= MAX_HOPS {
+            let status = StatusCode::LOOP_DETECTED;
+            let title = "The request goes in a circle";
+            let help = "In the app's selvedge.toml, an upstream leads back to an edge.";
+            return Err(Fault::proxy(status, "proxy-loop", title, help));
+        }
+        // Only HTTP/1.1 connections have one.
+        let upgrade = tunnel::is_asked(&self.head);
+        let to_client = self.head.extensions.remove::<OnUpgrade>().filter(|_| upgrade);
         let mut headers = self.head.headers;
         pins::strip(&mut headers);
+        headers.remove(probe::PROBE);
         forward::to_workload(&mut headers, &checked.authority, client.peer, client.scheme());
+        headers.extend(self.prefix.map(|prefix| (forward::X_FORWARDED_PREFIX, prefix)));
+        if let Some(host) = upstream.host() {
+            headers.insert(HOST, host.clone());
+        }
+        if to_client.is_some() {
+            tunnel::put(&mut headers);
+        }
         self.trace.propagate(&mut headers, &client.shared.ids);
 
         let received = Arc::clone(exchange.received());
@@ -151,19 +222,46 @@ impl Asked<'_> {
         *request.headers_mut() = headers;
 
         let started = Instant::now();
-        let result = upstream.send(in_flight, request, &received).await;
+        let upgrade = to_client.is_some();
+        let result = upstream.send(in_flight, request, &received, upgrade).await;
         exchange.record().upstream_ms = Some(milliseconds(started));
-        let response = result.map_err(|error| workload_fault(&error, upstream, limits))?;
-        if response.status().is_informational() {
-            let title = "The app answered with an upgrade that nobody asked for";
-            return Err(Fault::workload(StatusCode::BAD_GATEWAY, "malformed", title));
-        }
-        let mut response = response.map(Payload::Workload);
+        let mut response = result.map_err(|error| workload_fault(&error, upstream, limits))?;
         // The version is the connection's too: a workload that speaks HTTP/1.0 must not end ours.
         *response.version_mut() = Version::HTTP_11;
+        if response.status().is_informational() {
+            return upgraded(response, to_client, upstream);
+        }
+        let mut response = response.map(Payload::Workload);
         forward::to_client(response.headers_mut());
         Ok(response)
     }
+}
+
+/// The workload switches protocols.
+fn upgraded(
+    mut response: Response<WorkloadBody>,
+    to_client: Option<OnUpgrade>,
+    upstream: &Upstream,
+) -> Result<Response<Payload>, Fault> {
+    let agreed = tunnel::is_websocket(response.headers());
+    let to_upstream = response.extensions_mut().remove::<OnUpgrade>();
+    let (Some(client), Some(to_upstream), true) = (to_client, to_upstream, agreed) else {
+        let title = "The app answered with an upgrade that nobody asked for";
+        return Err(Fault::workload(StatusCode::BAD_GATEWAY, "malformed", title));
+    };
+    forward::to_client(response.headers_mut());
+    tunnel::put(response.headers_mut());
+    let ending = upstream.ending();
+    Ok(response.map(|body| {
+        let counted = body.into_counted();
+        Payload::Tunnel(Box::new(Tunnel { client, upstream: to_upstream, counted, ending }))
+    }))
+}
+
+/// What can't be, answered all the same.
+fn lost() -> Fault {
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    Fault::proxy(status, "route-lost", "The request lost its way", "Try again in a moment.")
 }
 
 fn refused(status: StatusCode) -> Fault {
@@ -245,7 +343,10 @@ fn explain(
         site: snapshot.site.as_str(),
         request_id: &trace.request_id,
         app: app.map(|app| app.app.as_str()),
-        service: located.and_then(Located::route).map(|route| route.service.as_str()),
+        service: located
+            .and_then(Located::route)
+            .and_then(|route| route.service.as_ref())
+            .map(ServiceName::as_str),
         release: release.as_deref(),
         explain: snapshot.explain,
     };

@@ -25,6 +25,9 @@ pub struct Snapshot {
     /// Headers for responses that the proxy itself makes are written for this audience: `true`
     /// adds what a developer wants to know (the box), `false` leaves it out.
     pub explain: bool,
+    /// A request with this text in the header `selvedge-probe` is the agent's own: it is answered
+    /// over plain HTTP where others are sent to HTTPS.
+    pub probe_key: Option<String>,
 }
 
 /// One app and environment at this site.
@@ -45,6 +48,8 @@ pub struct EpochView {
     pub epoch: Epoch,
     /// The release.
     pub release: ReleaseId,
+    /// Whether plain HTTP is answered with a redirect to HTTPS.
+    pub force_https: bool,
     /// Sorted by falling [`PathPattern::precedence`].
     pub routes: Vec<RouteView>,
 }
@@ -55,8 +60,10 @@ pub struct RouteView {
     pub hosts: Vec<Host>,
     /// Paths that the route is for.
     pub path: PathPattern,
-    /// The service's name, for records.
-    pub service: ServiceName,
+    /// The service's name, for records; none for a redirect.
+    pub service: Option<ServiceName>,
+    /// The path that the service is asked for instead: see [`PathPattern::rewritten`].
+    pub rewrite: Option<PathPattern>,
     /// Set on every response of the route.
     pub response_headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// Who answers.
@@ -68,16 +75,21 @@ pub struct RouteView {
 pub enum Target {
     /// Files.
     Static(Arc<crate::files::StaticSite>),
-    /// A workload behind a connector.
+    /// Files, one of which (a name from the top, without the first slash) answers for pages that
+    /// are not there.
+    Fallback(Arc<crate::files::StaticSite>, Arc<str>),
+    /// A workload behind a connector, or a server elsewhere.
     Workload(Arc<crate::upstream::Upstream>),
+    /// Another URL.
+    Redirect(Arc<selvedge_model::Redirect>),
 }
 
-/// A byte stream to a workload.
+/// A byte stream to a workload or a server elsewhere.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
-/// Makes connections to a workload, wherever it is. The agent adapts the runtime's to it.
+/// Makes connections to a workload, wherever it is. The agent adapts the runtime's to it, and TCP.
 #[async_trait]
 pub trait Connect: Send + Sync + 'static {
     /// Opens a new connection.

@@ -3,33 +3,41 @@
 //! Workloads speak HTTP/1.1. A request is sent once, with one exception: when a connection from the
 //! pool turns out to be closed. Then it goes out again on a fresh one if not a byte of it can have
 //! been acted on, or if acting on it twice does no harm (an idempotent method without a body).
+//!
+//! An upstream elsewhere may have several addresses. Requests go to each in turn; one that can't be
+//! connected to is passed over, and tried last for a while.
 
 mod body;
+mod peer;
 mod pool;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::Connect;
 use crate::body::{Received, RequestBody, RequestBodyError};
 
-pub(crate) use body::WorkloadBody;
-use pool::Pool;
+pub(crate) use body::{Counted, WorkloadBody};
+use peer::Peer;
 
 /// What a workload may do, in time and size.
 #[derive(Debug, Clone)]
 pub struct UpstreamLimits {
     /// Requests at once. Further ones wait for `connect_timeout` and are then answered 503.
     pub max_requests: usize,
-    /// A connection must be open within this.
+    /// Upgraded connections (WebSockets) at once. Further ones are answered 503.
+    pub max_tunnels: usize,
+    /// A connection must be open within this, whichever of the addresses it is to.
     pub connect_timeout: Duration,
     /// A response's head must come within this of the request's last byte.
     pub response_timeout: Duration,
@@ -47,6 +55,7 @@ impl Default for UpstreamLimits {
     fn default() -> Self {
         Self {
             max_requests: 512,
+            max_tunnels: 2048,
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(120),
@@ -57,13 +66,18 @@ impl Default for UpstreamLimits {
     }
 }
 
-/// A workload as the proxy sees it.
+/// A workload as the proxy sees it, or a server elsewhere.
 pub struct Upstream {
     name: String,
-    connect: Arc<dyn Connect>,
+    peers: Vec<Peer>,
+    /// Counts requests, to begin each at another peer.
+    turn: AtomicUsize,
+    host: Option<HeaderValue>,
     limits: UpstreamLimits,
-    pool: Arc<Pool>,
     permits: Arc<Semaphore>,
+    tunnels: Arc<Semaphore>,
+    /// Upgraded connections are to come to their end.
+    ending: CancellationToken,
     in_flight: Arc<watch::Sender<usize>>,
 }
 
@@ -115,14 +129,43 @@ impl Upstream {
 
     /// Wraps a connector.
     pub fn with_limits(name: String, connect: Arc<dyn Connect>, limits: UpstreamLimits) -> Self {
+        Self::balanced(name, vec![connect], None, limits)
+    }
+
+    /// Wraps the connectors of a server with several addresses. `host` is sent in place of the
+    /// client's own.
+    pub fn balanced(
+        name: String,
+        connects: Vec<Arc<dyn Connect>>,
+        host: Option<HeaderValue>,
+        limits: UpstreamLimits,
+    ) -> Self {
+        let semaphore = |most: usize| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         Self {
             name,
-            connect,
-            pool: Arc::new(Pool::new(limits.max_idle, limits.idle_timeout)),
-            permits: Arc::new(Semaphore::new(limits.max_requests.min(Semaphore::MAX_PERMITS))),
+            peers: connects.into_iter().map(|connect| Peer::new(connect, &limits)).collect(),
+            turn: AtomicUsize::new(0),
+            host,
+            permits: semaphore(limits.max_requests),
+            tunnels: semaphore(limits.max_tunnels),
+            ending: CancellationToken::new(),
             limits,
             in_flight: Arc::new(watch::Sender::new(0)),
         }
+    }
+
+    /// Says whether the address at `index` is well, as somebody who looked has found. One that is
+    /// not is tried when no other can be connected to.
+    pub fn set_well(&self, index: usize, well: bool) {
+        if let Some(peer) = self.peers.get(index) {
+            peer.set_well(well);
+        }
+    }
+
+    /// Has upgraded connections say goodbye and close. They count as requests in flight until they
+    /// have.
+    pub fn end_tunnels(&self) {
+        self.ending.cancel();
     }
 
     /// How many requests the workload is answering now, bodies included; wakes on change, so that
@@ -140,52 +183,106 @@ impl Upstream {
         &self.name
     }
 
+    /// The `host` header to send, where it is not the client's.
+    pub(crate) fn host(&self) -> Option<&HeaderValue> {
+        self.host.as_ref()
+    }
+
+    /// Cancelled when upgraded connections are to end.
+    pub(crate) fn ending(&self) -> CancellationToken {
+        self.ending.clone()
+    }
+
     /// Counts a request in.
     pub(crate) fn enter(&self) -> InFlight {
         self.in_flight.send_modify(|count| *count += 1);
         InFlight { count: Arc::clone(&self.in_flight) }
     }
 
-    /// Sends a request and waits for the head of the response.
+    /// Sends a request and waits for the head of the response. One that asks for an `upgrade`
+    /// counts as what it is to become.
     pub(crate) async fn send(
         &self,
         in_flight: InFlight,
         mut request: Request<RequestBody>,
         received: &Received,
+        upgrade: bool,
     ) -> Result<Response<WorkloadBody>, UpstreamError> {
         let deadline = Instant::now() + self.limits.connect_timeout;
-        let permit = self.permit(deadline).await?;
-        if let Some(mut sender) = self.pool.take() {
-            let again = replay(&request);
-            match self.attempt(&mut sender, request, received).await {
-                Ok(response) => return Ok(self.answer(response, sender, permit, in_flight)),
-                Err((_, Some(unsent))) => request = unsent,
-                Err((UpstreamError::ClosedEarly(error), None)) => match again {
-                    Some(again) => request = again,
-                    None => return Err(UpstreamError::ClosedEarly(error)),
-                },
-                Err((error, None)) => return Err(error),
+        let permit = self.permit(deadline, upgrade).await?;
+        let mut failure = None;
+        let peers = self.in_turn();
+        for (tried, peer) in peers.iter().enumerate() {
+            if let Some(mut sender) = peer.pool.take() {
+                let again = replay(&request);
+                match self.attempt(&mut sender, request, received).await {
+                    Ok(response) => {
+                        return Ok(self.answer(response, sender, peer, permit, in_flight));
+                    }
+                    Err((_, Some(unsent))) => request = unsent,
+                    Err((UpstreamError::ClosedEarly(error), None)) => match again {
+                        Some(again) => request = again,
+                        None => return Err(UpstreamError::ClosedEarly(error)),
+                    },
+                    Err((error, None)) => return Err(error),
+                }
+            }
+            // Each address gets its share of the time: one that swallows everything must not use
+            // up the others'.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(peers.len() - tried).unwrap_or(1);
+            match self.open(peer, Instant::now() + share).await {
+                Ok(mut sender) => {
+                    peer.connected();
+                    return match self.attempt(&mut sender, request, received).await {
+                        Ok(response) => Ok(self.answer(response, sender, peer, permit, in_flight)),
+                        Err((error, _)) => Err(error),
+                    };
+                }
+                Err(error) => {
+                    peer.not_connected();
+                    failure = Some(error);
+                }
             }
         }
-        let mut sender = self.open(deadline).await?;
-        match self.attempt(&mut sender, request, received).await {
-            Ok(response) => Ok(self.answer(response, sender, permit, in_flight)),
-            Err((error, _)) => Err(error),
-        }
+        let none = || UpstreamError::Refused(io::Error::other("it has no address"));
+        Err(failure.unwrap_or_else(none))
     }
 
-    async fn permit(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+    /// The peers, beginning with another one each time; those not well last.
+    fn in_turn(&self) -> Vec<&Peer> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.peers.len().max(1);
+        let (before, from) = self.peers.split_at_checked(first).unwrap_or_default();
+        let mut peers: Vec<&Peer> = from.iter().chain(before).collect();
+        peers.sort_by_key(|peer| !peer.is_well());
+        peers
+    }
+
+    async fn permit(
+        &self,
+        deadline: Instant,
+        upgrade: bool,
+    ) -> Result<OwnedSemaphorePermit, UpstreamError> {
+        let permits = if upgrade { &self.tunnels } else { &self.permits };
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             return Ok(permit);
         }
-        match timeout_at(deadline, Arc::clone(&self.permits).acquire_owned()).await {
+        if upgrade {
+            // What holds the others may stay for hours.
+            return Err(UpstreamError::Busy);
+        }
+        match timeout_at(deadline, Arc::clone(permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(UpstreamError::Busy),
         }
     }
 
-    async fn open(&self, deadline: Instant) -> Result<SendRequest<RequestBody>, UpstreamError> {
-        let stream = match timeout_at(deadline, self.connect.connect()).await {
+    async fn open(
+        &self,
+        peer: &Peer,
+        deadline: Instant,
+    ) -> Result<SendRequest<RequestBody>, UpstreamError> {
+        let stream = match timeout_at(deadline, peer.connect.connect()).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(UpstreamError::Refused(error)),
             Err(_) => return Err(UpstreamError::ConnectTimeout),
@@ -195,9 +292,9 @@ impl Upstream {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(UpstreamError::ClosedEarly)?;
-        // Ends when the sender is dropped or the workload closes. What breaks it is told to the
-        // request that it breaks.
-        tokio::spawn(connection);
+        // Ends when the sender is dropped, the workload closes, or the connection is upgraded. What
+        // breaks it is told to the request that it breaks.
+        tokio::spawn(connection.with_upgrades());
         Ok(sender)
     }
 
@@ -229,12 +326,15 @@ impl Upstream {
         &self,
         response: Response<Incoming>,
         sender: SendRequest<RequestBody>,
+        peer: &Peer,
         permit: OwnedSemaphorePermit,
         in_flight: InFlight,
     ) -> Response<WorkloadBody> {
-        let pool = Arc::clone(&self.pool);
         let stall = self.limits.stall_timeout;
-        response.map(|body| WorkloadBody::new(body, stall, sender, pool, permit, in_flight))
+        // An upgraded connection is no request's any more.
+        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let back = (!upgraded).then(|| (sender, Arc::clone(&peer.pool)));
+        response.map(|body| WorkloadBody::new(body, stall, back, permit, in_flight))
     }
 }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    ACCEPT, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     IF_MATCH, IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
@@ -49,15 +49,20 @@ pub(crate) enum Content {
 }
 
 impl StaticSite {
-    /// Answers a request for the normalised `path`.
+    /// Answers a request for the normalised `path`. The file `fallback` answers for pages that are
+    /// not there.
     pub(crate) async fn answer(
         &self,
         method: &Method,
         path: &str,
         query: Option<&str>,
         headers: &HeaderMap,
+        fallback: Option<&str>,
     ) -> Answer {
-        let found = self.names.get(path);
+        let found = self.names.get(path).or_else(|| {
+            let fallback = fallback.filter(|_| is_page(path, headers))?;
+            self.names.get(format!("/{fallback}").as_str())
+        });
         if !matches!(*method, Method::GET | Method::HEAD) {
             let allow = (ALLOW, HeaderValue::from_static("GET, HEAD"));
             return Err(NoContent::Refused(StatusCode::METHOD_NOT_ALLOWED, vec![allow]));
@@ -71,6 +76,14 @@ impl StaticSite {
             },
         }
     }
+}
+
+/// Whether a page is asked for rather than a part of one. A browser that goes to an address says
+/// that it takes HTML; scripts, styles and images that are missing must not become a page, which
+/// would fail far from the cause.
+fn is_page(path: &str, headers: &HeaderMap) -> bool {
+    let last = path.rsplit('/').next().unwrap_or_default();
+    !last.contains('.') || all(headers, ACCEPT).is_some_and(|accept| accept.contains("text/html"))
 }
 
 fn to_directory(path: &str, query: Option<&str>) -> Response<Content> {

@@ -31,31 +31,46 @@ pub(crate) struct WorkloadBody {
     stall: Stall,
     lease: Option<Lease>,
     failure: Option<&'static str>,
-    _in_flight: InFlight,
+    in_flight: InFlight,
 }
 
 struct Lease {
-    sender: SendRequest<RequestBody>,
-    pool: Arc<Pool>,
-    _permit: OwnedSemaphorePermit,
+    /// The connection and where it goes back to.
+    back: Option<Back>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// A connection and where it goes back to.
+pub(super) type Back = (SendRequest<RequestBody>, Arc<Pool>);
+
+/// What counts an upgraded connection at its upstream while it lasts.
+pub(crate) struct Counted {
+    _in_flight: InFlight,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl WorkloadBody {
     pub(super) fn new(
         inner: Incoming,
         stall: Duration,
-        sender: SendRequest<RequestBody>,
-        pool: Arc<Pool>,
+        back: Option<Back>,
         permit: OwnedSemaphorePermit,
         in_flight: InFlight,
     ) -> Self {
-        let lease = Some(Lease { sender, pool, _permit: permit });
+        let upgraded = back.is_none();
+        let lease = Some(Lease { back, permit });
         let stall = Stall::new(stall);
-        let mut body = Self { inner, stall, lease, failure: None, _in_flight: in_flight };
-        if body.inner.is_end_stream() {
+        let mut body = Self { inner, stall, lease, failure: None, in_flight };
+        if body.inner.is_end_stream() && !upgraded {
             body.give_back();
         }
         body
+    }
+
+    /// The response was an upgrade: what goes on counting.
+    pub(crate) fn into_counted(self) -> Counted {
+        let permit = self.lease.map(|lease| lease.permit);
+        Counted { _in_flight: self.in_flight, _permit: permit }
     }
 
     /// What went wrong, by its stable name.
@@ -107,8 +122,8 @@ impl WorkloadBody {
     }
 
     fn give_back(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.pool.put(lease.sender);
+        if let Some(Lease { back: Some((sender, pool)), .. }) = self.lease.take() {
+            pool.put(sender);
         }
     }
 }

@@ -201,6 +201,7 @@ async fn a_taken_port_is_refused_by_name() {
         hosts: Default::default(),
         certificates: Default::default(),
         explain: false,
+        probe_key: None,
     }));
     let config = selvedge_proxy::Config {
         http: ([127, 0, 0, 1], 0).into(),

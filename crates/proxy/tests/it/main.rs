@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod elsewhere;
+#[cfg(test)]
 mod files;
 #[cfg(test)]
 mod hostile;
@@ -11,8 +13,12 @@ mod lifecycle;
 #[cfg(test)]
 mod pins;
 #[cfg(test)]
+mod redirects;
+#[cfg(test)]
 mod serving;
 #[cfg(test)]
 mod site;
+#[cfg(test)]
+mod tunnels;
 #[cfg(test)]
 mod workloads;

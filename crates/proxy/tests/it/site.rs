@@ -23,6 +23,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const HOST: &str = "shop.edge.test";
+/// Names the agent's own requests.
+pub(crate) const PROBE_KEY: &str = "the agent's own";
 /// No test waits longer than this for something that is to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -81,6 +83,7 @@ fn snapshot(app: AppView, certificates: HashMap<Host, Arc<CertifiedKey>>) -> Sna
         hosts: HashMap::from([(Host::new(HOST).unwrap(), Arc::new(app))]),
         certificates,
         explain: true,
+        probe_key: Some(PROBE_KEY.to_owned()),
     }
 }
 
@@ -126,7 +129,8 @@ pub(crate) fn view(number: u64, routes: Vec<(&str, Target)>) -> EpochView {
                 Some(prefix) => PathPattern::Prefix(prefix.into()),
                 None => PathPattern::Exact(path.into()),
             },
-            service: ServiceName::new("web").unwrap(),
+            service: Some(ServiceName::new("web").unwrap()),
+            rewrite: None,
             response_headers: vec![(
                 http::HeaderName::from_static("x-route"),
                 http::HeaderValue::from_static("yes"),
@@ -135,7 +139,7 @@ pub(crate) fn view(number: u64, routes: Vec<(&str, Target)>) -> EpochView {
         })
         .collect();
     routes.sort_by_key(|route| std::cmp::Reverse(route.path.precedence()));
-    EpochView { epoch: epoch(number), release: release(number), routes }
+    EpochView { epoch: epoch(number), release: release(number), force_https: false, routes }
 }
 
 /// A static site of these files.

@@ -41,7 +41,7 @@ impl Connect for Scripted {
 }
 
 /// A workload that can't be connected to.
-struct Refusing;
+pub(crate) struct Refusing;
 
 #[async_trait::async_trait]
 impl Connect for Refusing {
@@ -51,7 +51,7 @@ impl Connect for Refusing {
 }
 
 /// A workload that never lets a connection be opened.
-struct Silent;
+pub(crate) struct Silent;
 
 #[async_trait::async_trait]
 impl Connect for Silent {
@@ -126,13 +126,13 @@ async fn mirror(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyp
     Ok(response.unwrap())
 }
 
-async fn serve_mirror(stream: DuplexStream) {
+pub(crate) async fn serve_mirror(stream: DuplexStream) {
     let builder = hyper::server::conn::http1::Builder::new();
     let _ = builder.serve_connection(TokioIo::new(stream), service_fn(mirror)).await;
 }
 
 /// Waits until `count` requests are under way.
-async fn in_flight(upstream: &Upstream, count: usize) {
+pub(crate) async fn in_flight(upstream: &Upstream, count: usize) {
     let mut watched: watch::Receiver<usize> = upstream.in_flight();
     let reached = tokio::time::timeout(PATIENCE, watched.wait_for(|now| *now == count)).await;
     reached.expect("the count is reached").unwrap();
