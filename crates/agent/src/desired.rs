@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use selvedge_model::manifest::UpstreamAddress;
 use selvedge_model::{
     Activation, App, AppName, Artifact, AssignmentEntry, Digest, Epoch, Release, ReleaseId,
     Service, ServiceKind, ServiceName, SiteId,
@@ -50,18 +51,44 @@ impl WorkloadPlan {
     }
 }
 
+/// What makes an upstream the one it is, as for a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct UpstreamId(pub(crate) Digest);
+
+/// A server elsewhere as the documents ask for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct UpstreamPlan {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<UpstreamAddress>,
+    pub(crate) host: Option<String>,
+    pub(crate) health: Option<String>,
+    /// Whether it may be at an address of this machine.
+    pub(crate) allow_local: bool,
+}
+
+impl UpstreamPlan {
+    /// The identity.
+    pub(crate) fn id(&self) -> UpstreamId {
+        let form = serde_json::to_vec(self).unwrap_or_default();
+        UpstreamId(Digest::of_parts([b"upstream/1".as_slice(), &form]))
+    }
+}
+
 /// A service of an epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Part {
-    Static(Artifact),
+    /// The artifact, and the file that answers for pages that are not in it.
+    Static(Artifact, Option<String>),
     Process(Box<WorkloadPlan>),
+    Upstream(Box<UpstreamPlan>),
 }
 
 impl Part {
-    pub(crate) fn artifact(&self) -> &Artifact {
+    pub(crate) fn artifact(&self) -> Option<&Artifact> {
         match self {
-            Self::Static(artifact) => artifact,
-            Self::Process(plan) => &plan.artifact,
+            Self::Static(artifact, _) => Some(artifact),
+            Self::Process(plan) => Some(&plan.artifact),
+            Self::Upstream(_) => None,
         }
     }
 }
@@ -112,10 +139,13 @@ impl Desired {
         shown: &BTreeMap<EpochKey, DesiredEpoch>,
     ) -> Self {
         let mut epochs = BTreeMap::new();
+        let installation = documents.installation.as_ref();
+        let allow_local = installation.is_some_and(|it| it.value.allows_local_upstreams());
         for (app, assignment) in &documents.assignments {
             for entry in &assignment.value.entries {
                 let found = release(&(app.0.clone(), entry.release));
-                let content = found.map_or(Content::Unknown, |it| content(site, app, entry, it));
+                let content =
+                    found.map_or(Content::Unknown, |it| content(site, app, entry, it, allow_local));
                 let key = EpochKey { app: app.clone(), epoch: entry.epoch };
                 epochs.insert(key, DesiredEpoch { release: entry.release, content });
             }
@@ -141,14 +171,14 @@ impl Desired {
     }
 
     pub(crate) fn artifacts(&self) -> BTreeMap<Digest, &Artifact> {
-        self.parts().map(|part| (part.artifact().digest, part.artifact())).collect()
+        self.parts().filter_map(Part::artifact).map(|it| (it.digest, it)).collect()
     }
 
     pub(crate) fn statics(&self) -> BTreeSet<Digest> {
         self.parts()
             .filter_map(|part| match part {
-                Part::Static(artifact) => Some(artifact.digest),
-                Part::Process(_) => None,
+                Part::Static(artifact, _) => Some(artifact.digest),
+                Part::Process(_) | Part::Upstream(_) => None,
             })
             .collect()
     }
@@ -156,8 +186,17 @@ impl Desired {
     pub(crate) fn workloads(&self) -> BTreeMap<WorkloadId, &WorkloadPlan> {
         self.parts()
             .filter_map(|part| match part {
-                Part::Static(_) => None,
                 Part::Process(plan) => Some((plan.id(), plan.as_ref())),
+                Part::Static(..) | Part::Upstream(_) => None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn upstreams(&self) -> BTreeMap<UpstreamId, &UpstreamPlan> {
+        self.parts()
+            .filter_map(|part| match part {
+                Part::Upstream(plan) => Some((plan.id(), plan.as_ref())),
+                Part::Static(..) | Part::Process(_) => None,
             })
             .collect()
     }
@@ -184,24 +223,51 @@ fn last_good<'a>(
     shown.iter().rfind(|(key, _)| &key.app == app && key.epoch <= wanted)
 }
 
-fn content(site: &SiteId, app: &AppKey, entry: &AssignmentEntry, release: &Release) -> Content {
+fn content(
+    site: &SiteId,
+    app: &AppKey,
+    entry: &AssignmentEntry,
+    release: &Release,
+    allow_local: bool,
+) -> Content {
     let mut parts = BTreeMap::new();
     for name in &entry.services {
-        let (Some(service), Some(artifact)) =
-            (release.app.service(name), release.artifacts.get(name))
-        else {
-            let reason = format!("release {} has no service {name} to run", release.id);
-            return Content::Impossible { service: name.clone(), reason };
-        };
-        let part = match &service.kind {
-            ServiceKind::Static { .. } => Part::Static(artifact.clone()),
-            ServiceKind::Process {
-                command,
-                health,
-                start_timeout_s,
-                stop_timeout_s,
-                memory_mib,
-            } => Part::Process(Box::new(WorkloadPlan {
+        match part(site, app, name, release, allow_local) {
+            Ok(part) => drop(parts.insert(name.clone(), part)),
+            Err(reason) => return Content::Impossible { service: name.clone(), reason },
+        }
+    }
+    Content::Known(parts)
+}
+
+/// A service of a release, or in words why it can't be here.
+fn part(
+    site: &SiteId,
+    app: &AppKey,
+    name: &ServiceName,
+    release: &Release,
+    allow_local: bool,
+) -> Result<Part, String> {
+    let missing = || format!("release {} has no service {name} to run", release.id);
+    let service = release.app.service(name).ok_or_else(missing)?;
+    let artifact = || release.artifacts.get(name).cloned().ok_or_else(missing);
+    Ok(match &service.kind {
+        ServiceKind::Static { fallback, .. } => Part::Static(artifact()?, fallback.clone()),
+        ServiceKind::Upstream { addresses, host, health } => {
+            let local = addresses.iter().find_map(|it| Some((it, it.is_local()?)));
+            if let Some((address, why)) = local.filter(|_| !allow_local) {
+                return Err(format!("{address} is not reached from here: {why}"));
+            }
+            Part::Upstream(Box::new(UpstreamPlan {
+                name: format!("{site}/{}/{}/{name}", app.0, app.1),
+                addresses: addresses.clone(),
+                host: host.clone(),
+                health: health.clone(),
+                allow_local,
+            }))
+        }
+        ServiceKind::Process { command, health, start_timeout_s, stop_timeout_s, memory_mib } => {
+            Part::Process(Box::new(WorkloadPlan {
                 name: format!("{site}/{}/{}/{name}", app.0, app.1),
                 tenant: app.0.to_string(),
                 label: Label {
@@ -210,18 +276,16 @@ fn content(site: &SiteId, app: &AppKey, entry: &AssignmentEntry, release: &Relea
                     service: name.clone(),
                     release: release.id.short(),
                 },
-                artifact: artifact.clone(),
+                artifact: artifact()?,
                 command: command.clone(),
                 environment: environment(site, app, &release.app, service, &release.id),
                 health: health.clone(),
                 start_timeout_s: *start_timeout_s,
                 stop_timeout_s: *stop_timeout_s,
                 memory_mib: *memory_mib,
-            })),
-        };
-        parts.insert(name.clone(), part);
-    }
-    Content::Known(parts)
+            }))
+        }
+    })
 }
 
 /// The service's variables over the app's, and Selvedge's own over both.

@@ -7,7 +7,8 @@ use selvedge_model::{Artifact, Digest, EpochState, ServiceName};
 use selvedge_runtime::WorkloadState;
 
 use crate::desired::{
-    Content, Desired, DesiredEpoch, EpochKey, Part, ReleaseKey, WorkloadId, WorkloadPlan,
+    Content, Desired, DesiredEpoch, EpochKey, Part, ReleaseKey, UpstreamId, UpstreamPlan,
+    WorkloadId, WorkloadPlan,
 };
 
 /// How far something that takes time is.
@@ -37,6 +38,7 @@ pub(crate) struct Actual {
     pub(crate) artifacts: BTreeMap<Digest, Progress>,
     pub(crate) statics: BTreeMap<Digest, Progress>,
     pub(crate) workloads: BTreeMap<WorkloadId, WorkloadState>,
+    pub(crate) upstreams: BTreeSet<UpstreamId>,
     /// The epochs that the proxy can answer with.
     pub(crate) shown: BTreeSet<EpochKey>,
 }
@@ -48,9 +50,11 @@ pub(crate) enum Step {
     Unpack(Artifact),
     LoadStatic(Digest),
     Start(WorkloadId, Box<WorkloadPlan>),
+    Reach(UpstreamId, Box<UpstreamPlan>),
     Show(EpochKey),
     Retire(EpochKey),
     Stop(WorkloadId),
+    Leave(UpstreamId),
     DropStatic(Digest),
     DropArtifact(Digest),
     ForgetRelease(ReleaseKey),
@@ -61,7 +65,11 @@ impl Step {
     pub(crate) fn takes_away(&self) -> bool {
         matches!(
             self,
-            Self::Stop(_) | Self::DropStatic(_) | Self::DropArtifact(_) | Self::ForgetRelease(_)
+            Self::Stop(_)
+                | Self::Leave(_)
+                | Self::DropStatic(_)
+                | Self::DropArtifact(_)
+                | Self::ForgetRelease(_)
         )
     }
 }
@@ -70,6 +78,7 @@ impl Step {
 pub(crate) fn diff(desired: &Desired, actual: &Actual) -> Vec<Step> {
     let (releases, artifacts) = (desired.releases(), desired.artifacts());
     let (statics, workloads) = (desired.statics(), desired.workloads());
+    let upstreams = desired.upstreams();
     let unpacked = |digest: &Digest| actual.artifacts.get(digest) == Some(&Progress::Ready);
     let mut steps = Vec::new();
 
@@ -93,6 +102,11 @@ pub(crate) fn diff(desired: &Desired, actual: &Actual) -> Vec<Step> {
             steps.push(Step::Start(*id, Box::new((*plan).clone())));
         }
     }
+    for (id, plan) in &upstreams {
+        if !actual.upstreams.contains(id) {
+            steps.push(Step::Reach(*id, Box::new((*plan).clone())));
+        }
+    }
     for (key, epoch) in &desired.epochs {
         if !actual.shown.contains(key) && state(key, epoch, actual) == EpochState::Warm {
             steps.push(Step::Show(key.clone()));
@@ -103,6 +117,8 @@ pub(crate) fn diff(desired: &Desired, actual: &Actual) -> Vec<Step> {
     steps.extend(gone.cloned().map(Step::Retire));
     let gone = actual.workloads.keys().filter(|id| !workloads.contains_key(id));
     steps.extend(gone.copied().map(Step::Stop));
+    let gone = actual.upstreams.iter().filter(|id| !upstreams.contains_key(id));
+    steps.extend(gone.copied().map(Step::Leave));
     let gone = actual.statics.keys().filter(|digest| !statics.contains(digest));
     steps.extend(gone.copied().map(Step::DropStatic));
     let gone = actual.artifacts.keys().filter(|digest| !artifacts.contains_key(digest));
@@ -139,8 +155,17 @@ pub(crate) fn state(key: &EpochKey, epoch: &DesiredEpoch, actual: &Actual) -> Ep
 }
 
 fn part_state(key: &EpochKey, service: &ServiceName, part: &Part, actual: &Actual) -> EpochState {
-    let mut needed = vec![actual.artifacts.get(&part.artifact().digest)];
-    if let Part::Static(artifact) = part {
+    if let Part::Upstream(plan) = part {
+        // Whether it answers is not the release's doing: a warning says so, and nothing waits.
+        return match actual.upstreams.contains(&plan.id()) {
+            true => EpochState::Warm,
+            false => EpochState::Starting,
+        };
+    }
+    let artifact = part.artifact();
+    let mut needed: Vec<_> =
+        artifact.map(|it| actual.artifacts.get(&it.digest)).into_iter().collect();
+    if let Part::Static(artifact, _) = part {
         needed.push(actual.statics.get(&artifact.digest));
     }
     for progress in needed {

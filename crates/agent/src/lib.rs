@@ -15,6 +15,7 @@ mod certificates;
 mod desired;
 mod diff;
 mod documents;
+mod elsewhere;
 mod events;
 mod floors;
 mod lease;
@@ -173,6 +174,7 @@ impl Agent {
             hosts: HashMap::new(),
             certificates: HashMap::new(),
             explain: config.explain,
+            probe_key: None,
         }));
         let zones = Sender::new(Arc::new(selvedge_dns::Snapshot::new(Vec::new())));
         let (proxy, dns, admin) = bind(&config, &snapshot, &zones, access.clone()).await?;
@@ -197,6 +199,7 @@ impl Agent {
             log: log.clone(),
             proxy: reachable(proxy.http_address()),
             explain: config.explain,
+            probe_key: holder(),
             problems,
         };
         let receiver = status.subscribe();
@@ -432,7 +435,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// A name that no other process has, for the lease.
+/// A text that no other process has or guesses, for the lease and for probes.
 fn holder() -> String {
     let mut bytes = [0_u8; 16];
     match getrandom::fill(&mut bytes) {

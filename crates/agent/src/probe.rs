@@ -1,6 +1,6 @@
 //! The site's own requests through its own proxy: what an activation is judged by.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
@@ -26,11 +26,30 @@ const PAUSE: Duration = Duration::from_millis(150);
 /// No more requests than this for one app.
 const MAX_TARGETS: usize = 64;
 
+/// The same for a server elsewhere, whose answer is not what is judged.
+const TIMEOUT_ELSEWHERE: Duration = Duration::from_secs(2);
+
+/// What a failure of a server elsewhere counts as, and why.
+const EXCUSED: u16 = 200;
+const NOT_HELD: &str = "not held against the release, as it is an upstream's";
+
 /// A host and path to request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ProbeTarget {
     pub(crate) host: Host,
     pub(crate) path: String,
+    /// Who answers is not of the release: what it answers is not held against it, as long as the
+    /// release is what asked.
+    pub(crate) elsewhere: bool,
+}
+
+/// Requests by which the proxy knows the agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Asker {
+    /// Where the proxy answers plain HTTP.
+    pub(crate) proxy: SocketAddr,
+    /// See [`selvedge_proxy::Snapshot::probe_key`].
+    pub(crate) key: String,
 }
 
 /// What is not written as it is in a request's target (RFC 3986, section 3.3).
@@ -47,24 +66,51 @@ const ENCODED: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'}');
 
-/// The requests for each route and host of the app: the route's own path, which is the prefix
-/// itself for a prefix, and the health path of its service where the route leads to it. A healthy
-/// service may still fail what its users ask for.
+/// The requests for each route, redirect and host of the app: the pattern's own path, which is the
+/// prefix itself for a prefix, and the health path of the service where the route leads to it. A
+/// healthy service may still fail what its users ask for.
+///
+/// Routes to upstreams are left out, as those are not the release's; where an app has nothing else,
+/// one request for each host shows that the release is what asks.
 pub(crate) fn targets(app: &App, default_hosts: &[Host]) -> Vec<ProbeTarget> {
-    let mut targets = BTreeSet::new();
+    let mut own = BTreeSet::new();
+    let mut elsewhere = BTreeMap::new();
+    let at = |hosts: &BTreeSet<Host>| -> Vec<Host> {
+        match hosts.is_empty() {
+            true => default_hosts.to_vec(),
+            false => hosts.iter().cloned().collect(),
+        }
+    };
     for route in &app.routes {
-        let (PathPattern::Exact(own) | PathPattern::Prefix(own)) = &route.path;
-        let own = if own.is_empty() { "/" } else { own };
-        let mut paths = vec![utf8_percent_encode(own, ENCODED).to_string()];
-        paths.extend(health(app, route).map(str::to_owned));
-        let hosts = route.hosts.iter();
-        let default_hosts = default_hosts.iter().filter(|_| route.hosts.is_empty());
-        for host in hosts.chain(default_hosts) {
-            let target = |path: &String| ProbeTarget { host: host.clone(), path: path.clone() };
-            targets.extend(paths.iter().map(target));
+        let kind = app.service(&route.service).map(|service| &service.kind);
+        let is_elsewhere = matches!(kind, Some(ServiceKind::Upstream { .. }));
+        let path = own_path(&route.path);
+        for host in at(&route.hosts) {
+            if is_elsewhere {
+                elsewhere.entry(host).or_insert(path.clone());
+                continue;
+            }
+            let paths = [Some(path.clone()), health(app, route).map(str::to_owned)];
+            let target = |path| ProbeTarget { host: host.clone(), path, elsewhere: false };
+            own.extend(paths.into_iter().flatten().map(target));
         }
     }
-    targets.into_iter().take(MAX_TARGETS).collect()
+    for redirect in &app.redirects {
+        let path = own_path(&redirect.from);
+        let hosts = at(&redirect.hosts).into_iter();
+        own.extend(hosts.map(|host| ProbeTarget { host, path: path.clone(), elsewhere: false }));
+    }
+    if own.is_empty() {
+        let targets = elsewhere.into_iter();
+        own.extend(targets.map(|(host, path)| ProbeTarget { host, path, elsewhere: true }));
+    }
+    own.into_iter().take(MAX_TARGETS).collect()
+}
+
+fn own_path(pattern: &PathPattern) -> String {
+    let (PathPattern::Exact(own) | PathPattern::Prefix(own)) = pattern;
+    let own = if own.is_empty() { "/" } else { own };
+    utf8_percent_encode(own, ENCODED).to_string()
 }
 
 /// The health path of the route's service, if the route leads to it.
@@ -74,28 +120,88 @@ fn health<'a>(app: &'a App, route: &Route) -> Option<&'a str> {
         return None;
     };
     let path = health.split('?').next().unwrap_or_default();
-    route.path.matches(path).then_some(health)
+    (route.rewrite.is_none() && route.path.matches(path)).then_some(health)
 }
 
-/// Makes the requests one after another and reports the worst answer. `expected` is the epoch that
-/// should answer: the proxy may need a moment to take a new snapshot.
-pub(crate) async fn probe(proxy: SocketAddr, targets: Vec<ProbeTarget>, expected: Epoch) -> Probe {
-    let mut worst: Option<Answer> = None;
-    for target in targets {
-        let answer = settled(proxy, &target, expected).await;
-        if worst.as_ref().is_none_or(|other| answer.badness(expected) > other.badness(expected)) {
-            worst = Some(answer);
+impl Asker {
+    /// Makes the requests one after another and reports the worst answer. `expected` is the epoch
+    /// that should answer: the proxy may need a moment to take a new snapshot.
+    pub(crate) async fn probe(&self, targets: Vec<ProbeTarget>, expected: Epoch) -> Probe {
+        let mut worst: Option<Answer> = None;
+        for target in targets {
+            let answer = self.settled(&target, expected).await;
+            let badness = answer.badness(expected);
+            if worst.as_ref().is_none_or(|other| badness > other.badness(expected)) {
+                worst = Some(answer);
+            }
+        }
+        let at_ms = now_ms();
+        match worst {
+            Some(Answer { epoch, status, detail }) => {
+                Probe { epoch: epoch.unwrap_or(expected), status, detail, at_ms }
+            }
+            None => {
+                let detail = "the app has no host to request".to_owned();
+                Probe { epoch: expected, status: 0, detail, at_ms }
+            }
         }
     }
-    let at_ms = now_ms();
-    match worst {
-        Some(Answer { epoch, status, detail }) => {
-            Probe { epoch: epoch.unwrap_or(expected), status, detail, at_ms }
+
+    async fn settled(&self, target: &ProbeTarget, expected: Epoch) -> Answer {
+        let mut answer = self.request(target, expected).await.judged(target, expected);
+        for _ in 1..ATTEMPTS {
+            if !answer.may_pass(expected) {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+            answer = self.request(target, expected).await.judged(target, expected);
         }
-        None => {
-            let detail = "the app has no host to request".to_owned();
-            Probe { epoch: expected, status: 0, detail, at_ms }
+        answer
+    }
+
+    async fn request(&self, target: &ProbeTarget, expected: Epoch) -> Answer {
+        let name = format!("GET http://{}{} at {}", target.host, target.path, self.proxy);
+        let timeout = if target.elsewhere { TIMEOUT_ELSEWHERE } else { TIMEOUT };
+        match tokio::time::timeout(timeout, self.exchange(target)).await {
+            Ok(Ok((status, epoch))) => {
+                Answer { epoch, status, detail: format!("{name}: {status}") }
+            }
+            Ok(Err(error)) => Answer { epoch: None, status: 0, detail: format!("{name}: {error}") },
+            Err(_) if target.elsewhere => {
+                // The proxy took it, and passed it on.
+                let detail = format!("{name}: no answer in time, {NOT_HELD}");
+                Answer { epoch: Some(expected), status: EXCUSED, detail }
+            }
+            Err(_) => {
+                let seconds = timeout.as_secs();
+                Answer {
+                    epoch: None,
+                    status: 0,
+                    detail: format!("{name}: no answer within {seconds} s"),
+                }
+            }
         }
+    }
+
+    async fn exchange(&self, target: &ProbeTarget) -> Result<(u16, Option<Epoch>), BoxError> {
+        let stream = TcpStream::connect(self.proxy).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let request = Request::get(&target.path)
+            .header(header::HOST, target.host.as_str())
+            .header(header::USER_AGENT, concat!("selvedge-probe/", env!("CARGO_PKG_VERSION")))
+            .header("selvedge-probe", &self.key)
+            .body(Empty::<bytes::Bytes>::new())?;
+        // In a task of its own, as a connection that the proxy closes after the answer would
+        // otherwise race with the answer. An error of the connection also fails the request.
+        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let response = sender.send_request(request).await?;
+        let epoch = response
+            .headers()
+            .get("selvedge-epoch")
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.parse().ok());
+        Ok((response.status().as_u16(), epoch))
     }
 }
 
@@ -119,69 +225,26 @@ impl Answer {
         (status, self.epoch != Some(expected))
     }
 
+    /// Makes a failure of a server elsewhere count as an answer.
+    fn judged(self, target: &ProbeTarget, expected: Epoch) -> Self {
+        let excused = target.elsewhere && self.status >= 500 && self.epoch == Some(expected);
+        if !excused {
+            return self;
+        }
+        let detail = format!("{}, {NOT_HELD}", self.detail);
+        Self { status: EXCUSED, detail, ..self }
+    }
+
     /// Whether asking again may well bring another answer.
     fn may_pass(&self, expected: Epoch) -> bool {
         matches!(self.status, 0 | 502..=504) || self.epoch != Some(expected)
     }
 }
 
-async fn settled(proxy: SocketAddr, target: &ProbeTarget, expected: Epoch) -> Answer {
-    let mut answer = request(proxy, target).await;
-    for _ in 1..ATTEMPTS {
-        if !answer.may_pass(expected) {
-            break;
-        }
-        tokio::time::sleep(PAUSE).await;
-        answer = request(proxy, target).await;
-    }
-    answer
-}
-
-async fn request(proxy: SocketAddr, target: &ProbeTarget) -> Answer {
-    let name = format!("GET http://{}{} at {proxy}", target.host, target.path);
-    match tokio::time::timeout(TIMEOUT, exchange(proxy, target)).await {
-        Ok(Ok((status, epoch))) => Answer { epoch, status, detail: format!("{name}: {status}") },
-        Ok(Err(error)) => Answer { epoch: None, status: 0, detail: format!("{name}: {error}") },
-        Err(_) => {
-            let seconds = TIMEOUT.as_secs();
-            Answer {
-                epoch: None,
-                status: 0,
-                detail: format!("{name}: no answer within {seconds} s"),
-            }
-        }
-    }
-}
-
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-async fn exchange(
-    proxy: SocketAddr,
-    target: &ProbeTarget,
-) -> Result<(u16, Option<Epoch>), BoxError> {
-    let stream = TcpStream::connect(proxy).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(&target.path)
-        .header(header::HOST, target.host.as_str())
-        .header(header::USER_AGENT, concat!("selvedge-probe/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::<bytes::Bytes>::new())?;
-    // In a task of its own, as a connection that the proxy closes after the answer would otherwise
-    // race with the answer. An error of the connection also fails the request.
-    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    let response = sender.send_request(request).await?;
-    let epoch = response
-        .headers()
-        .get("selvedge-epoch")
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse().ok());
-    Ok((response.status().as_u16(), epoch))
-}
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use selvedge_model::{AppName, Placement, Service, ServiceName};
 
     use super::*;
@@ -202,6 +265,7 @@ mod tests {
                 None => PathPattern::Exact((*path).to_owned()),
             },
             service: service.clone(),
+            rewrite: None,
             response_headers: BTreeMap::new(),
         };
         App {
@@ -209,6 +273,8 @@ mod tests {
             build: None,
             test: None,
             environment: BTreeMap::new(),
+            force_https: false,
+            redirects: Vec::new(),
             routes: routes.iter().map(route).collect(),
             services: vec![Service {
                 name: service,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::desired::{Desired, EpochKey, selected};
 use crate::diff::state;
 use crate::documents::{AppKey, Documents};
-use crate::probe::{probe, targets};
+use crate::probe::{Asker, targets};
 use crate::reconciler::{Event, Reconciler};
 use crate::snapshot::{Form, active, app_view, floor, host_table};
 use crate::status::Status;
@@ -207,6 +207,7 @@ impl Reconciler {
                 hosts,
                 certificates: self.certificates.keys(),
                 explain: self.setup.explain,
+                probe_key: Some(self.setup.probe_key.clone()),
             }));
         }
         problems
@@ -245,9 +246,10 @@ impl Reconciler {
                 installation.map(|it| hosts::default_hosts(&app.0, it)).unwrap_or_default();
             let requests = targets(&release.app, &default_hosts);
             self.probes.last_number += 1;
-            let (number, proxy, key) = (self.probes.last_number, self.setup.proxy, app.clone());
+            let (number, key) = (self.probes.last_number, app.clone());
+            let asker = Asker { proxy: self.setup.proxy, key: self.setup.probe_key.clone() };
             let task = self.tasks.spawn(async move {
-                Event::Probed(key, number, probe(proxy, requests, epoch).await)
+                Event::Probed(key, number, asker.probe(requests, epoch).await)
             });
             let earlier = self.probes.apps.remove(app);
             if let Some(earlier) = &earlier {
@@ -280,6 +282,9 @@ impl Reconciler {
             settled &= selected(&self.setup.site, activation)
                 .filter_map(|epoch| epochs.get(&epoch))
                 .all(|it| !matches!(it.state, EpochState::Fetching | EpochState::Starting));
+            let active = published.and_then(|it| active(&self.setup.site, &it.view));
+            let served =
+                active.and_then(|epoch| desired.epochs.get(&EpochKey { app: app.clone(), epoch }));
             let report = AppReport {
                 app: app.0.clone(),
                 environment: app.1.clone(),
@@ -287,8 +292,9 @@ impl Reconciler {
                 assignment: documents.assignments.get(&app).map(|it| it.generation),
                 activation: published.and_then(|it| it.activation),
                 epochs,
-                active: published.and_then(|it| active(&self.setup.site, &it.view)),
+                active,
                 probe: self.probes.result(&app),
+                warnings: served.map(|it| self.resources.warnings(it)).unwrap_or_default(),
             };
             apps.insert(app, report);
         }

@@ -26,9 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::artifacts::{Store, StoreError};
 use crate::certificates::Certificates;
-use crate::desired::{Desired, DesiredEpoch, EpochKey, Part, ReleaseKey, WorkloadId};
+use crate::desired::{Desired, DesiredEpoch, EpochKey, Part, ReleaseKey, UpstreamId, WorkloadId};
 use crate::diff::{Step, diff};
 use crate::documents::{AppKey, Documents};
+use crate::elsewhere::Elsewhere;
 use crate::ledger::Ledger;
 use crate::log::SiteLog;
 use crate::publish::{Probes, Published};
@@ -58,6 +59,8 @@ pub(crate) struct Setup {
     /// Where the proxy answers plain HTTP, for probes.
     pub(crate) proxy: SocketAddr,
     pub(crate) explain: bool,
+    /// Tells the proxy which requests are the agent's own.
+    pub(crate) probe_key: String,
     /// What was wrong with the ledger when it was read, and with how programs are isolated here.
     pub(crate) problems: Vec<String>,
 }
@@ -88,6 +91,7 @@ pub(crate) struct Draining {
 enum Thing {
     Workload(WorkloadId),
     Static(Digest),
+    Upstream(UpstreamId),
 }
 
 /// The end of something that took time.
@@ -97,6 +101,8 @@ pub(crate) enum Event {
     Static(Digest, Result<Arc<StaticSite>, String>),
     /// A workload has changed, or is gone.
     Workload(WorkloadId, Option<watch::Receiver<WorkloadState>>),
+    /// A look at an upstream found something else than the last one; `None`: nobody looks any more.
+    Upstream(Option<watch::Receiver<Vec<String>>>),
     Gone(u64),
     Collected(Result<usize, StoreError>),
     Probed(AppKey, u64, Probe),
@@ -117,7 +123,7 @@ pub(crate) struct Reconciler {
     pub(crate) tasks: JoinSet<Event>,
     previous: Desired,
     /// What is on its way out, by number, with the artifact that it needs until then.
-    leaving: BTreeMap<u64, Digest>,
+    leaving: BTreeMap<u64, Option<Digest>>,
     last_number: u64,
     referred: Option<BTreeSet<Digest>>,
     collecting: bool,
@@ -255,9 +261,15 @@ impl Reconciler {
                 self.resources.workloads.insert(id, running);
                 self.show_workloads();
             }
+            Step::Reach(id, plan) => {
+                let elsewhere = Elsewhere::reach(&plan);
+                self.watch_upstream(elsewhere.problems());
+                self.resources.upstreams.insert(id, elsewhere);
+            }
             Step::Show(key) => self.show(key, desired),
             Step::Retire(key) => drop(self.shown.remove(&key)),
             Step::Stop(_)
+            | Step::Leave(_)
             | Step::DropStatic(_)
             | Step::DropArtifact(_)
             | Step::ForgetRelease(_) => {}
@@ -285,21 +297,37 @@ impl Reconciler {
         });
     }
 
+    fn watch_upstream(&mut self, mut problems: watch::Receiver<Vec<String>>) {
+        self.tasks.spawn(async move {
+            let alive = problems.changed().await.is_ok();
+            Event::Upstream(alive.then_some(problems))
+        });
+    }
+
     async fn take_away(&mut self, step: Step, left: &mut BTreeMap<Thing, u64>) {
         match step {
             Step::Stop(id) => {
                 let Some(running) = self.resources.workloads.remove(&id) else { return };
                 self.show_workloads();
-                let number = self.leave(running.artifact());
+                let number = self.leave(Some(running.artifact()));
                 left.insert(Thing::Workload(id), number);
                 self.tasks.spawn(async move {
                     running.drain(PATIENCE).await;
                     Event::Gone(number)
                 });
             }
+            Step::Leave(id) => {
+                let Some(elsewhere) = self.resources.upstreams.remove(&id) else { return };
+                let number = self.leave(None);
+                left.insert(Thing::Upstream(id), number);
+                self.tasks.spawn(async move {
+                    elsewhere.leave(PATIENCE).await;
+                    Event::Gone(number)
+                });
+            }
             Step::DropStatic(digest) => {
                 let Some(site) = self.resources.statics.remove(&digest) else { return };
-                let number = self.leave(digest);
+                let number = self.leave(Some(digest));
                 left.insert(Thing::Static(digest), number);
                 self.tasks.spawn(async move {
                     let _ = tokio::time::timeout(PATIENCE, unshared(&site)).await;
@@ -316,7 +344,7 @@ impl Reconciler {
         }
     }
 
-    fn leave(&mut self, artifact: Digest) -> u64 {
+    fn leave(&mut self, artifact: Option<Digest>) -> u64 {
         self.last_number += 1;
         self.leaving.insert(self.last_number, artifact);
         self.last_number
@@ -329,8 +357,9 @@ impl Reconciler {
                 continue;
             }
             let things = epoch.parts().map(|(_, part)| match part {
-                Part::Static(artifact) => Thing::Static(artifact.digest),
+                Part::Static(artifact, _) => Thing::Static(artifact.digest),
                 Part::Process(plan) => Thing::Workload(plan.id()),
+                Part::Upstream(plan) => Thing::Upstream(plan.id()),
             });
             let left: BTreeSet<u64> = things.filter_map(|it| left.get(&it).copied()).collect();
             if !left.is_empty() {
@@ -346,7 +375,8 @@ impl Reconciler {
             Ok(Event::Artifact(digest, result)) => self.resources.artifacts.end(digest, result),
             Ok(Event::Static(digest, result)) => self.resources.statics.end(digest, result),
             Ok(Event::Workload(id, Some(state))) => self.watch_workload(id, state),
-            Ok(Event::Workload(_, None)) => {}
+            Ok(Event::Upstream(Some(problems))) => self.watch_upstream(problems),
+            Ok(Event::Workload(_, None) | Event::Upstream(None)) => {}
             Ok(Event::Gone(number)) => {
                 self.leaving.remove(&number);
                 self.draining.retain(|_, it| {
@@ -376,7 +406,7 @@ impl Reconciler {
         let needed: BTreeSet<Digest> = desired
             .artifacts()
             .into_keys()
-            .chain(self.leaving.values().copied())
+            .chain(self.leaving.values().copied().flatten())
             .chain(self.resources.artifacts.keys().copied())
             .collect();
         if self.referred.as_ref() != Some(&needed) {

@@ -14,8 +14,9 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::artifacts::Store;
-use crate::desired::{DesiredEpoch, EpochKey, Part, ReleaseKey, WorkloadId};
+use crate::desired::{DesiredEpoch, EpochKey, Part, ReleaseKey, UpstreamId, WorkloadId};
 use crate::diff::{Actual, Progress};
+use crate::elsewhere::Elsewhere;
 use crate::ledger::{Ledger, Record};
 use crate::workloads::Running;
 
@@ -127,6 +128,7 @@ pub(crate) struct Resources {
     pub(crate) artifacts: Set<Digest, PathBuf>,
     pub(crate) statics: Set<Digest, Arc<StaticSite>>,
     pub(crate) workloads: BTreeMap<WorkloadId, Running>,
+    pub(crate) upstreams: BTreeMap<UpstreamId, Elsewhere>,
 }
 
 impl Resources {
@@ -140,6 +142,7 @@ impl Resources {
             artifacts: self.artifacts.progress(now),
             statics: self.statics.progress(now),
             workloads,
+            upstreams: self.upstreams.keys().copied().collect(),
             shown,
         }
     }
@@ -150,8 +153,15 @@ impl Resources {
             .parts()
             .filter_map(|(name, part)| {
                 let target = match part {
-                    Part::Static(artifact) => {
-                        Target::Static(Arc::clone(self.statics.ready(&artifact.digest)?))
+                    Part::Static(artifact, fallback) => {
+                        let site = Arc::clone(self.statics.ready(&artifact.digest)?);
+                        match fallback {
+                            Some(file) => Target::Fallback(site, file.as_str().into()),
+                            None => Target::Static(site),
+                        }
+                    }
+                    Part::Upstream(plan) => {
+                        Target::Workload(self.upstreams.get(&plan.id())?.upstream())
                     }
                     Part::Process(plan) => {
                         Target::Workload(self.workloads.get(&plan.id())?.upstream())
@@ -160,6 +170,17 @@ impl Resources {
                 Some((name.clone(), target))
             })
             .collect()
+    }
+
+    /// What is wrong with an epoch's upstreams, in words.
+    pub(crate) fn warnings(&self, epoch: &DesiredEpoch) -> Vec<String> {
+        let of_part = |(name, part): (&ServiceName, &Part)| {
+            let Part::Upstream(plan) = part else { return Vec::new() };
+            let problems = self.upstreams.get(&plan.id()).map(Elsewhere::problems);
+            let problems = problems.map(|it| it.borrow().clone()).unwrap_or_default();
+            problems.iter().map(|problem| format!("service {name}: {problem}")).collect()
+        };
+        epoch.parts().flat_map(of_part).collect()
     }
 
     /// When the next thing that failed has rested long enough.

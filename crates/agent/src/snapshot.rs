@@ -35,14 +35,23 @@ pub(crate) fn epoch_view(
             Some(RouteView {
                 hosts: route.hosts.iter().cloned().collect(),
                 path: route.path.clone(),
-                service: route.service.clone(),
+                service: Some(route.service.clone()),
+                rewrite: route.rewrite.clone(),
                 response_headers,
                 target,
             })
         })
         .collect();
+    routes.extend(release.app.redirects.iter().map(|redirect| RouteView {
+        hosts: redirect.hosts.iter().cloned().collect(),
+        path: redirect.from.clone(),
+        service: None,
+        rewrite: None,
+        response_headers: Vec::new(),
+        target: Target::Redirect(Arc::new(redirect.clone())),
+    }));
     routes.sort_by_key(|route| std::cmp::Reverse(route.path.precedence()));
-    EpochView { epoch, release: release.id, routes }
+    EpochView { epoch, release: release.id, force_https: release.app.force_https, routes }
 }
 
 /// What the proxy may answer for an app: the shown epochs, less those older than `floor`, which is
@@ -150,7 +159,7 @@ mod tests {
             .map(|number| {
                 let epoch = Epoch::new(1, *number);
                 let release = ReleaseId(Digest::of(&number.to_be_bytes()));
-                let view = EpochView { epoch, release, routes: vec![] };
+                let view = EpochView { epoch, release, force_https: false, routes: vec![] };
                 (EpochKey { app: shop(), epoch }, Arc::new(view))
             })
             .collect()

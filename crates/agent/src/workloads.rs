@@ -20,6 +20,9 @@ use crate::log::{Label, SiteLog};
 /// How often a drain looks whether the last snapshot that names the workload is gone.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long WebSockets may take to end when they are told to.
+const PARTING: Duration = Duration::from_secs(6);
+
 /// A workload that runs.
 pub(crate) struct Running {
     artifact: Digest,
@@ -88,15 +91,7 @@ impl Running {
     /// of the snapshot before. A request that began with an older snapshot may still be on its way
     /// to the upstream, not yet counted: so first the last snapshot that names it must be gone.
     pub(crate) async fn drain(self, patience: Duration) {
-        let idle = async {
-            unshared(&self.upstream).await;
-            let mut in_flight = self.upstream.in_flight();
-            let _ = in_flight.wait_for(|count| *count == 0).await;
-        };
-        if tokio::time::timeout(patience, idle).await.is_err() {
-            let count = *self.upstream.in_flight().borrow();
-            tracing::warn!(count, "a workload is stopped although it still has requests");
-        }
+        drain(&self.upstream, patience).await;
         self.stop().await;
     }
 
@@ -148,6 +143,26 @@ impl Watched {
             reason,
             last_lines: tail(&last_lines.unwrap_or_default()),
         }
+    }
+}
+
+/// Waits until nothing uses an upstream any more, or `patience` has run out; then its WebSockets are
+/// told that the server goes away, and have a moment to part.
+pub(crate) async fn drain(upstream: &Arc<Upstream>, patience: Duration) {
+    let idle = async || {
+        let _ = upstream.in_flight().wait_for(|count| *count == 0).await;
+    };
+    let unused = async {
+        unshared(upstream).await;
+        idle().await;
+    };
+    if tokio::time::timeout(patience, unused).await.is_ok() {
+        return;
+    }
+    upstream.end_tunnels();
+    if tokio::time::timeout(PARTING, idle()).await.is_err() {
+        let (count, name) = (*upstream.in_flight().borrow(), upstream.name());
+        tracing::warn!(count, name, "left although it still has requests");
     }
 }
 

@@ -206,7 +206,7 @@ pub enum AppSiteState {
     Behind,
     /// It is getting ready.
     Warming,
-    /// A service of it is not ready any more.
+    /// A service of it is not ready any more, or an upstream of it is not well.
     Degraded,
     /// It can't be started.
     Failed,

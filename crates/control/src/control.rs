@@ -69,6 +69,8 @@ pub struct Config {
     pub topology: Topology,
     /// Serve apps at `APP.localhost` too, and tell DNS of the built-in cities' client subnets.
     pub in_a_box: bool,
+    /// Let upstreams be at the sites' own addresses, their loopback included. The box does anyway.
+    pub allow_local_upstreams: bool,
     /// The executable, for git hooks and sandboxes.
     pub executable: PathBuf,
     /// Run builds without a sandbox where the machine can't make one.
@@ -334,7 +336,11 @@ fn no_sandbox(runtime: &Runtime, unsafe_builds: bool) -> Option<String> {
 }
 
 fn installation(config: &Config) -> Installation {
-    Installation { zone: config.zone.clone(), in_a_box: config.in_a_box }
+    Installation {
+        zone: config.zone.clone(),
+        in_a_box: config.in_a_box,
+        local_upstreams: config.allow_local_upstreams,
+    }
 }
 
 /// Writes what an installation rests on.

@@ -40,9 +40,10 @@ pub(crate) fn release(name: &str) -> Release {
             build: None,
             test: None,
             environment: BTreeMap::new(),
+            force_https: false,
             services: vec![Service {
                 name: web.clone(),
-                kind: ServiceKind::Static { root: ".".to_owned() },
+                kind: ServiceKind::Static { root: ".".to_owned(), fallback: None },
                 build: None,
                 environment: BTreeMap::new(),
             }],
@@ -50,8 +51,10 @@ pub(crate) fn release(name: &str) -> Release {
                 hosts: BTreeSet::new(),
                 path: PathPattern::Prefix(String::new()),
                 service: web,
+                rewrite: None,
                 response_headers: BTreeMap::new(),
             }],
+            redirects: Vec::new(),
             placement: Placement::default(),
         },
         repository: repository(),
@@ -139,6 +142,7 @@ pub(crate) fn app_report(
             detail: "GET /".to_owned(),
             at_ms: 0,
         }),
+        warnings: Vec::new(),
     }
 }
 

@@ -185,6 +185,9 @@ pub struct AppReport {
     pub active: Option<Epoch>,
     /// The site's own request through its own proxy, for the active epoch.
     pub probe: Option<Probe>,
+    /// What is not well although the active epoch is warm, in words: upstreams that are down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What a site says of one epoch.
@@ -315,6 +318,17 @@ pub struct Installation {
     pub zone: Host,
     /// Everything runs on one machine's loopback: apps are served at `APP.localhost` too.
     pub in_a_box: bool,
+    /// Upstreams may be at a site's own addresses, its loopback included.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local_upstreams: bool,
+}
+
+impl Installation {
+    /// Whether upstreams may be at a site's own addresses. In the box everything is, and whoever
+    /// pushes there has the machine anyway.
+    pub fn allows_local_upstreams(&self) -> bool {
+        self.in_a_box || self.local_upstreams
+    }
 }
 
 /// A host's claim by an app; create-if-absent makes hosts unique in an installation.

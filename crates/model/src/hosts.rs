@@ -32,8 +32,11 @@ mod tests {
     #[test]
     fn the_box_adds_localhost() {
         let app = AppName::new("shop").unwrap();
-        let mut installation =
-            Installation { zone: Host::new("edge.test").unwrap(), in_a_box: false };
+        let mut installation = Installation {
+            zone: Host::new("edge.test").unwrap(),
+            in_a_box: false,
+            local_upstreams: false,
+        };
         let names = |installation: &Installation| {
             default_hosts(&app, installation).iter().map(Host::to_string).collect::<Vec<_>>()
         };

@@ -73,7 +73,7 @@ pub struct Input<'a> {
 /// another both are there, which a site's memory figure has to leave room for.
 pub fn need_mib(app: &App) -> u64 {
     let need = |kind: &ServiceKind| match kind {
-        ServiceKind::Static { .. } => 0,
+        ServiceKind::Static { .. } | ServiceKind::Upstream { .. } => 0,
         ServiceKind::Process { memory_mib, .. } => u64::from(*memory_mib),
     };
     app.services.iter().map(|service| need(&service.kind)).sum()

@@ -272,6 +272,9 @@ pub(crate) struct Control {
     /// Serve apps at APP.localhost too.
     #[arg(long, hide = true)]
     pub(crate) in_a_box: bool,
+    /// Let apps' upstreams be at the sites' own addresses, loopback included.
+    #[arg(long)]
+    pub(crate) allow_local_upstreams: bool,
     /// Run builds without a sandbox if this machine can't make one.
     #[arg(long)]
     pub(crate) unsafe_builds: bool,

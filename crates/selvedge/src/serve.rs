@@ -25,6 +25,7 @@ pub(crate) async fn control(options: cli::Control, terminal: Terminal) -> Outcom
         zone: options.zone.clone(),
         topology,
         in_a_box: options.in_a_box,
+        allow_local_upstreams: options.allow_local_upstreams,
         executable: executable()?,
         unsafe_builds: options.unsafe_builds,
         tenants: options.tenants.as_deref().map(absolute).transpose()?,

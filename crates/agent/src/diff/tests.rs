@@ -40,7 +40,7 @@ fn release(name: &str) -> ReleaseId {
 /// A front and an API, as they are in release `name`.
 fn storefront(name: &str, api: &WorkloadPlan) -> DesiredEpoch {
     let parts = BTreeMap::from([
-        (ServiceName::new("web").unwrap(), Part::Static(artifact(&format!("web-{name}")))),
+        (ServiceName::new("web").unwrap(), Part::Static(artifact(&format!("web-{name}")), None)),
         (ServiceName::new("api").unwrap(), Part::Process(Box::new(api.clone()))),
     ]);
     DesiredEpoch { release: release(name), content: Content::Known(parts) }
@@ -54,6 +54,8 @@ fn desired(epochs: &[(u64, DesiredEpoch)]) -> Desired {
 fn apply(steps: &[Step], actual: &mut Actual) {
     for step in steps {
         match step.clone() {
+            Step::Reach(id, _) => drop(actual.upstreams.insert(id)),
+            Step::Leave(id) => drop(actual.upstreams.remove(&id)),
             Step::FetchRelease(key) => drop(actual.releases.insert(key, Progress::Ready)),
             Step::Unpack(it) => drop(actual.artifacts.insert(it.digest, Progress::Ready)),
             Step::LoadStatic(digest) => drop(actual.statics.insert(digest, Progress::Ready)),

@@ -75,7 +75,9 @@ impl World {
         let mut world = Self { directory, fabric, server: None };
         world.connect();
         let zone = Host::new("edge.test").unwrap();
-        world.put(keys::INSTALLATION, &Installation { zone, in_a_box: true }).await;
+        world
+            .put(keys::INSTALLATION, &Installation { zone, in_a_box: true, local_upstreams: false })
+            .await;
         world.put(keys::PIN_KEYS, &PinKeys { keys: vec!["07".repeat(32)] }).await;
         world
     }
@@ -143,7 +145,10 @@ impl World {
                 build: None,
                 environment: BTreeMap::new(),
             }],
+            force_https: false,
+            redirects: Vec::new(),
             routes: vec![Route {
+                rewrite: None,
                 hosts: BTreeSet::new(),
                 path: PathPattern::Prefix(String::new()),
                 service: name.clone(),
@@ -171,7 +176,7 @@ impl World {
     /// Publishes a static release whose page says `text`.
     pub(crate) async fn page(&self, text: &str) -> ReleaseId {
         let artifact = self.artifact(&[("index.html", text)]).await;
-        self.release(ServiceKind::Static { root: ".".into() }, artifact).await
+        self.release(ServiceKind::Static { root: ".".into(), fallback: None }, artifact).await
     }
 
     /// Assigns these epochs to the site.

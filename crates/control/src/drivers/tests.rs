@@ -38,7 +38,9 @@ impl Store {
         let token = CancellationToken::new();
         let store = Self { fabric, _end: token.clone().drop_guard(), _scratch: scratch };
         let zone = Host::new("edge.test").unwrap();
-        store.put(keys::INSTALLATION, &Installation { zone, in_a_box: true }).await;
+        store
+            .put(keys::INSTALLATION, &Installation { zone, in_a_box: true, local_upstreams: false })
+            .await;
         store.put(keys::TOPOLOGY, &topology(sites)).await;
         store.put(&keys::release(&shop(), &release_id("two")), &release("two")).await;
         for site in sites {

@@ -32,6 +32,9 @@ impl Run {
         let mut packed: BTreeMap<PathBuf, Artifact> = BTreeMap::new();
         let mut artifacts = BTreeMap::new();
         for service in &candidate.app.services {
+            if matches!(service.kind, ServiceKind::Upstream { .. }) {
+                continue;
+            }
             let directory = directory(&checkout, service)?;
             let artifact = match packed.get(&directory) {
                 Some(artifact) => artifact.clone(),
@@ -93,7 +96,9 @@ fn amount(bytes: u64) -> String {
 
 /// The directory that a service ships: the root of a static one, else all of the app.
 fn directory(checkout: &Path, service: &Service) -> Result<PathBuf, Refusal> {
-    let ServiceKind::Static { root } = &service.kind else { return Ok(checkout.to_owned()) };
+    let ServiceKind::Static { root, fallback } = &service.kind else {
+        return Ok(checkout.to_owned());
+    };
     let place = checkout.join(root);
     let missing = || {
         Refusal::new(format!(
@@ -110,7 +115,16 @@ fn directory(checkout: &Path, service: &Service) -> Result<PathBuf, Refusal> {
             service.name
         )));
     }
-    if real.is_dir() { Ok(real) } else { Err(missing()) }
+    if !real.is_dir() {
+        return Err(missing());
+    }
+    if let Some(fallback) = fallback.as_ref().filter(|it| !real.join(it).is_file()) {
+        return Err(Refusal::new(format!(
+            "service {}: after the build there is no file {fallback} in {root}; check `fallback`, and what the build makes",
+            service.name
+        )));
+    }
+    Ok(real)
 }
 
 /// A release that is stored with all of its blobs.

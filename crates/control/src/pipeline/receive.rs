@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use selvedge_model::documents::{AppRecord, PushApp, PushCause};
 use selvedge_model::manifest::{self, Diagnostic};
 use selvedge_model::{
-    Activation, App, AppName, EnvironmentName, Epoch, Release, ReleaseId, Stage, keys,
+    Activation, App, AppName, EnvironmentName, Epoch, Installation, Release, ReleaseId,
+    ServiceKind, Stage, hosts, keys,
 };
 
 use super::run::{Refusal, Run, broken};
@@ -193,6 +194,7 @@ impl Run {
             Ok(app) => app,
             Err(problems) => return Ok(Err(problems)),
         };
+        fits(&app, &self.shared.installation)?;
         let commit = self.new_commit()?;
         let tree = self.repository.tree(&commit, &directory).await;
         let tree = tree.map_err(broken("read the app's directory"))?;
@@ -212,6 +214,28 @@ impl Run {
 
 fn is_manifest(path: &str) -> bool {
     path.rsplit('/').next() == Some(manifest::FILE_NAME)
+}
+
+/// What only the installation can tell of a file: where upstreams may be, and where an app's default
+/// hosts are.
+fn fits(app: &App, installation: &Installation) -> Result<(), Refusal> {
+    for service in &app.services {
+        let ServiceKind::Upstream { addresses, .. } = &service.kind else { continue };
+        let local = addresses.iter().find_map(|it| Some((it, it.is_local()?)));
+        if let Some((address, why)) = local.filter(|_| !installation.allows_local_upstreams()) {
+            return Err(Refusal::new(format!(
+                "service {}: {address} can't be an upstream here: {why}, and would be each site's own. Name another machine, or have the operator start control with --allow-local-upstreams",
+                service.name
+            )));
+        }
+    }
+    if let Some((_, passed)) =
+        manifest::find_loop(app, &hosts::default_hosts(&app.name, installation))
+    {
+        let (what, mend) = manifest::loop_words(&passed);
+        return Err(Refusal::new(format!("{what}; {mend}")));
+    }
+    Ok(())
 }
 
 /// What users see of an app.

@@ -242,7 +242,7 @@ impl Run {
     /// sites where each app has got as far.
     async fn follow(&self, rollouts: &mut [Rollout], phase: &Phase) -> Result<Reached, Stop> {
         let shared = &self.shared;
-        let mut shown = BTreeMap::new();
+        let (mut shown, mut warned) = (BTreeMap::new(), BTreeSet::new());
         let mut sightings = Sightings::open(shared).await.map_err(broken("watch the sites"))?;
         let environment = EnvironmentName::production();
         let none = BTreeMap::new();
@@ -270,6 +270,7 @@ impl Run {
                     probe_retry_until_ms: phase.probe_retry_until_ms,
                 });
                 self.show(&app, &report, &phase.reached, &mut shown);
+                self.warn(rollout, sightings.reports.get(&app).unwrap_or(&none), &mut warned);
                 write(shared, rollout, plan.assignments).await?;
                 if let Verdict::Failed(failure) = plan.verdict {
                     return Err(Stop::Failed(app, failure));
@@ -291,6 +292,26 @@ impl Run {
         let moments = [phase.deadline_ms, phase.probe_retry_until_ms, self.shared.settled_ms];
         let next = moments.into_iter().filter(|moment| *moment > now).min();
         Duration::from_millis(next.map_or(1000, |moment| moment - now))
+    }
+
+    /// Tells the pusher what is not well although the release is, once for all sites.
+    fn warn(
+        &self,
+        rollout: &Rollout,
+        reports: &BTreeMap<SiteId, AppReport>,
+        warned: &mut BTreeSet<String>,
+    ) {
+        for (site, report) in reports {
+            if report.active != Some(rollout.target.epoch) {
+                continue;
+            }
+            for warning in &report.warnings {
+                if warned.insert(warning.clone()) {
+                    let app = rollout.app();
+                    self.say(format_args!("warning: {app}, {warning} (from {site})"));
+                }
+            }
+        }
     }
 
     /// Tells the pusher's client which site got further.
@@ -360,7 +381,7 @@ async fn write(
 /// The longest that one of the release's services may take to be ready.
 fn start_timeout(release: &Release) -> Duration {
     let seconds = release.app.services.iter().map(|service| match &service.kind {
-        ServiceKind::Static { .. } => 0,
+        ServiceKind::Static { .. } | ServiceKind::Upstream { .. } => 0,
         ServiceKind::Process { start_timeout_s, .. } => *start_timeout_s,
     });
     Duration::from_secs(seconds.max().unwrap_or_default().into())

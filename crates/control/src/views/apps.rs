@@ -151,6 +151,10 @@ fn app_site(
         None => AppSiteState::Draining,
         Some(EpochState::Fetching | EpochState::Starting) => AppSiteState::Warming,
         Some(EpochState::Warm) if wanted.is_none() => AppSiteState::Warming,
+        Some(EpochState::Warm) if report.active == wanted && !report.warnings.is_empty() => {
+            row.reason = Some(report.warnings.join("; "));
+            AppSiteState::Degraded
+        }
         Some(EpochState::Warm) if report.active == wanted => AppSiteState::Live,
         Some(EpochState::Warm) => AppSiteState::Behind,
         Some(EpochState::Draining) => AppSiteState::Draining,

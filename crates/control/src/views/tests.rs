@@ -60,7 +60,10 @@ impl Fixture {
 fn fixture() -> Fixture {
     let mut fixture = Fixture(World::default());
     let zone = Host::new("edge.test").unwrap();
-    fixture.put(keys::INSTALLATION.to_owned(), &Installation { zone, in_a_box: true });
+    fixture.put(
+        keys::INSTALLATION.to_owned(),
+        &Installation { zone, in_a_box: true, local_upstreams: false },
+    );
     fixture.put(keys::TOPOLOGY.to_owned(), &topology(&["fra", "nyc", "sin"]));
     for name in ["one", "two"] {
         fixture.put(keys::release(&shop(), &release_id(name)), &release(name));

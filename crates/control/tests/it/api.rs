@@ -33,6 +33,7 @@ fn config(data: &Path) -> Config {
         zone: Host::new("edge.test").unwrap(),
         topology: Topology { sites: [(site.id.clone(), site)].into() },
         in_a_box: true,
+        allow_local_upstreams: false,
         executable: "/proc/self/exe".into(),
         unsafe_builds: true,
         tenants: Some(data.with_file_name("tenants")),

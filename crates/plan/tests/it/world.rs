@@ -84,6 +84,7 @@ pub(crate) fn report(site: &SiteId, states: &[(u64, EpochState)], active: u64) -
         epochs: epochs.collect(),
         active: (active > 0).then(|| epoch(active)),
         probe: None,
+        warnings: Vec::new(),
     }
 }
 

@@ -1,9 +1,10 @@
 //! `selvedge check`: everything that can be said about a repository without contacting anything.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use selvedge_model::App;
 use selvedge_model::manifest::{self, ServiceKind};
+use selvedge_model::{App, Host};
 use serde::Serialize;
 
 use super::show;
@@ -108,14 +109,38 @@ fn describe(app: &App, terminal: Terminal) {
     ));
     for service in &app.services {
         let what = match &service.kind {
-            ServiceKind::Static { root } => format!("files of {root}"),
+            ServiceKind::Static { root, .. } => format!("files of {root}"),
+            ServiceKind::Upstream { addresses, .. } => {
+                let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                format!("upstream {}", addresses.join(", "))
+            }
             ServiceKind::Process { command, .. } => command.clone(),
         };
         terminal.line(format!("  service {}: {what}", service.name));
     }
     for route in &app.routes {
-        let hosts: Vec<&str> = route.hosts.iter().map(selvedge_model::Host::as_str).collect();
-        let hosts = if hosts.is_empty() { format!("{}.ZONE", app.name) } else { hosts.join(", ") };
-        terminal.line(format!("  route {hosts}{} -> {}", route.path, route.service));
+        let rewrite = route.rewrite.as_ref().map(|to| format!(", asked for {to}"));
+        terminal.line(format!(
+            "  route {}{} -> {}{}",
+            hosts(app, &route.hosts),
+            route.path,
+            route.service,
+            rewrite.unwrap_or_default()
+        ));
     }
+    for redirect in &app.redirects {
+        let star = if redirect.to.carry { "/*" } else { "" };
+        terminal.line(format!(
+            "  redirect {}{} -> {}{star} ({})",
+            hosts(app, &redirect.hosts),
+            redirect.from,
+            redirect.to.url,
+            redirect.status
+        ));
+    }
+}
+
+fn hosts(app: &App, hosts: &BTreeSet<Host>) -> String {
+    let hosts: Vec<&str> = hosts.iter().map(Host::as_str).collect();
+    if hosts.is_empty() { format!("{}.ZONE", app.name) } else { hosts.join(", ") }
 }

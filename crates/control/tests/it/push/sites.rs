@@ -143,6 +143,7 @@ impl Site {
             epochs,
             active,
             probe,
+            warnings: Vec::new(),
         };
         let key = keys::app_report(&self.id, &assignment.app, &assignment.environment);
         Typed(&*self.fabric).put(&key, &report, Expect::Any).await.unwrap();

@@ -83,7 +83,11 @@ impl World {
             runtime,
             git: git.clone(),
             data: data.clone(),
-            installation: Installation { zone: Host::new("edge.test").unwrap(), in_a_box: true },
+            installation: Installation {
+                zone: Host::new("edge.test").unwrap(),
+                in_a_box: true,
+                local_upstreams: false,
+            },
             limits: Limits { probe_retry: Duration::from_millis(100), ..Limits::default() },
             journal,
         })
