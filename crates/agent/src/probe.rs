@@ -245,7 +245,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 #[cfg(test)]
 mod tests {
-    use selvedge_model::{AppName, Placement, Service, ServiceName};
+    use selvedge_model::manifest::{Destination, UpstreamAddress};
+    use selvedge_model::{AppName, Placement, Redirect, Service, ServiceName};
 
     use super::*;
 
@@ -301,5 +302,49 @@ mod tests {
         let encoded = requests(&[("/à la carte/{today}", &[])]);
         assert_eq!(encoded, ["shop.edge.test/%C3%A0%20la%20carte/%7Btoday%7D"]);
         assert!(Request::get(encoded[0].trim_start_matches("shop.edge.test")).body(()).is_ok());
+    }
+
+    #[test]
+    fn what_is_elsewhere_is_asked_only_for_want_of_anything_else() {
+        let mut app = app(&[("/a/*", &["a.test"]), ("/b/*", &["a.test"]), ("/*", &["b.test"])]);
+        let redirect = Redirect {
+            hosts: BTreeSet::new(),
+            from: PathPattern::Prefix("/old".into()),
+            to: Destination { url: "/new".into(), carry: true },
+            status: 307,
+        };
+        app.services[0].kind = ServiceKind::Upstream {
+            addresses: vec![UpstreamAddress::new("http://10.0.0.5").unwrap()],
+            host: None,
+            health: Some("/healthz".into()),
+        };
+        let default = Host::new("shop.edge.test").unwrap();
+        let asked = |app: &App| -> Vec<_> {
+            let targets = targets(app, std::slice::from_ref(&default)).into_iter();
+            targets.map(|it| (format!("{}{}", it.host, it.path), it.elsewhere)).collect()
+        };
+        assert_eq!(asked(&app), [("a.test/a".to_owned(), true), ("b.test/".to_owned(), true)]);
+        app.redirects.push(redirect);
+        assert_eq!(asked(&app), [("shop.edge.test/old".to_owned(), false)]);
+    }
+
+    #[test]
+    fn a_failure_elsewhere_is_excused_while_the_release_is_what_asks() {
+        let answer = |status, number| Answer {
+            epoch: Some(Epoch::new(1, number)),
+            status,
+            detail: String::new(),
+        };
+        let target = |elsewhere| ProbeTarget {
+            host: Host::new("a.test").unwrap(),
+            path: "/".into(),
+            elsewhere,
+        };
+        for (elsewhere, status, number, expected) in
+            [(true, 502, 2, 200), (true, 502, 1, 502), (true, 404, 2, 404), (false, 502, 2, 502)]
+        {
+            let judged = answer(status, number).judged(&target(elsewhere), Epoch::new(1, 2));
+            assert_eq!(judged.status, expected, "{elsewhere} {status} {number}");
+        }
     }
 }

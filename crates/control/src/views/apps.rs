@@ -36,7 +36,17 @@ fn app(world: &World, record: &AppRecord) -> AppStatus {
             .and_then(|(_, release)| world.release(&record.app, &release)),
     };
     let hosts = shown.map(|release| world.hosts_of(release)).unwrap_or_default();
-    let sites = app_sites(world, record, &environment, live.as_ref().map(|live| live.epoch));
+    let wanted = live.as_ref().map(|live| live.epoch);
+    let sites = app_sites(world, record, &environment, wanted);
+    // A site whose upstreams are down serves all the same.
+    let serves = |row: &AppSite| match row.state {
+        AppSiteState::Live => true,
+        AppSiteState::Degraded => {
+            let key = (row.site.clone(), record.app.clone(), environment.clone());
+            world.app_reports.get(&key).is_some_and(|report| is_warm(report, wanted))
+        }
+        _ => false,
+    };
     let pushes = world.pushes.get(&record.repository);
     // A push that has not got as far as its apps concerns all that are live.
     let concerns = |push: &&Push| {
@@ -54,7 +64,7 @@ fn app(world: &World, record: &AppRecord) -> AppStatus {
             directory: record.directory.clone(),
             urls: urls(world, &hosts),
             assigned: world.assignments_of(&record.app, &environment).count() as u32,
-            serving: sites.iter().filter(|site| site.state == AppSiteState::Live).count() as u32,
+            serving: sites.iter().filter(|row| serves(row)).count() as u32,
             live,
         },
         environment,
@@ -173,6 +183,12 @@ fn app_site(
         }
     };
     row
+}
+
+/// Whether a site answers with `wanted`, and has all of it.
+fn is_warm(report: &AppReport, wanted: Option<Epoch>) -> bool {
+    let epoch = wanted.and_then(|wanted| report.epochs.get(&wanted));
+    report.active == wanted && epoch.is_some_and(|epoch| epoch.state == EpochState::Warm)
 }
 
 /// Where to open the app: in the box first what a browser opens with no set-up.

@@ -136,6 +136,20 @@ fn an_app_at_each_site() {
 }
 
 #[test]
+fn an_app_whose_upstream_is_down_serves_and_says_so() {
+    let mut fixture = fixture();
+    let mut report = app_report("fra", Some(2), &[(2, EpochState::Warm)]);
+    let words = "service old: http://10.0.0.5:80 can't be reached";
+    report.warnings = vec![words.to_owned()];
+    let key = keys::app_report(&site_id("fra"), &report.app, &report.environment);
+    fixture.put(key, &report);
+    let mut status = apps(&fixture.0).remove(0);
+    assert_eq!(status.summary.serving, 1);
+    let row = status.sites.remove(0);
+    assert_eq!((row.state, row.reason.as_deref()), (AppSiteState::Degraded, Some(words)));
+}
+
+#[test]
 fn an_app_in_a_line() {
     let mut fixture = fixture();
     fixture.report("fra", Some(2), &[(2, EpochState::Warm)]);
