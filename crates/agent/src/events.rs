@@ -116,6 +116,7 @@ mod tests {
             epochs: epochs.collect(),
             active: active.map(|number| Epoch::new(1, number)),
             probe: None,
+            warnings: Vec::new(),
         };
         let problems = problems.iter().map(|it| (*it).to_owned()).collect();
         Status { apps: BTreeMap::from([(key, report)]), problems, ..Status::default() }

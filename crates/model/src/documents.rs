@@ -4,6 +4,8 @@
 //! generation of a document is the fabric revision that wrote it, so it stands beside the document
 //! and not in it. Times are Unix milliseconds.
 
+mod installation;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -14,6 +16,8 @@ use crate::id::{
 };
 use crate::manifest::App;
 use crate::version::{Epoch, Generation};
+
+pub use installation::Installation;
 
 /// What an app is at one commit: immutable, and the same at every site.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -307,27 +311,6 @@ pub struct PinKeys {
 impl fmt::Debug for PinKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PinKeys({})", self.keys.len())
-    }
-}
-
-/// What holds for a whole installation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Installation {
-    /// Where apps that name no host are served: `APP.ZONE`.
-    pub zone: Host,
-    /// Everything runs on one machine's loopback: apps are served at `APP.localhost` too.
-    pub in_a_box: bool,
-    /// Upstreams may be at a site's own addresses, its loopback included.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub local_upstreams: bool,
-}
-
-impl Installation {
-    /// Whether upstreams may be at a site's own addresses. In the box everything is, and whoever
-    /// pushes there has the machine anyway.
-    pub fn allows_local_upstreams(&self) -> bool {
-        self.in_a_box || self.local_upstreams
     }
 }
 
