@@ -168,14 +168,7 @@ impl Agent {
 
         let (log, writer) = open_log(&config).await?;
         let (access, records) = AccessLog::channel(ACCESS_QUEUE);
-        let snapshot = Sender::new(Arc::new(Snapshot {
-            site: config.site.clone(),
-            pins: None,
-            hosts: HashMap::new(),
-            certificates: HashMap::new(),
-            explain: config.explain,
-            probe_key: None,
-        }));
+        let snapshot = Sender::new(Arc::new(nothing(&config)));
         let zones = Sender::new(Arc::new(selvedge_dns::Snapshot::new(Vec::new())));
         let (proxy, dns, admin) = bind(&config, &snapshot, &zones, access.clone()).await?;
         let admin_address = admin.local_addr().map_err(listen("administration", config.admin))?;
@@ -330,6 +323,18 @@ async fn count_lost(access: AccessLog, log: SiteLog, token: CancellationToken) {
         let lost = access.dropped();
         log.lost_access(lost - told);
         told = lost;
+    }
+}
+
+/// What the proxy serves before anything is known.
+fn nothing(config: &Config) -> Snapshot {
+    Snapshot {
+        site: config.site.clone(),
+        pins: None,
+        hosts: HashMap::new(),
+        certificates: HashMap::new(),
+        explain: config.explain,
+        probe_key: None,
     }
 }
 
