@@ -1,6 +1,9 @@
 //! Tunnels: connections that sites open because an operation has asked for them. Control waits for
 //! them at a socket beside the fabric's and asks one question through each.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -7,4 +7,6 @@ mod life;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod tunnels;
+#[cfg(test)]
 mod world;

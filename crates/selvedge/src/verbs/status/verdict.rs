@@ -109,3 +109,90 @@ pub(crate) fn headline(findings: &[Finding]) -> String {
         many => format!("{many} things are wrong:"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A status of two sites and an app at both, as control sends it.
+    fn status(change: impl Fn(&mut Value)) -> Status {
+        let site = |id: &str, city: &str| {
+            json!({"id": id, "city": city, "country": "DE", "region": "europe",
+                "point": {"lat": 50.0, "lon": 8.0}, "provider": "acme", "addresses": ["127.0.1.1"],
+                "http_port": 1, "https_port": 2, "health": "healthy", "problems": [],
+                "assigned": 1, "serving": 1, "certificates": 1})
+        };
+        let at = |id: &str| json!({"site": id, "state": "live", "last_lines": []});
+        let mut status = json!({
+            "control": {"version": "1", "pid": 1, "started_ms": 0, "incarnation": 1,
+                "zone": "edge.test", "problems": []},
+            "sites": [site("fra", "Frankfurt"), site("nyc", "New York")],
+            "apps": [{"app": "shop", "repository": "shop", "directory": "", "live": null,
+                "urls": [], "assigned": 2, "serving": 2, "environment": "production",
+                "hosts": [], "sites": [at("fra"), at("nyc")], "pushing": null,
+                "last_failure": null}],
+        });
+        change(&mut status);
+        serde_json::from_value(status).unwrap()
+    }
+
+    fn found(change: impl Fn(&mut Value)) -> Vec<String> {
+        findings(&status(change))
+            .into_iter()
+            .map(|it| format!("{} -> {}", it.what, it.mend))
+            .collect()
+    }
+
+    #[test]
+    fn nothing_is_wrong_until_something_is() {
+        assert!(found(|_| {}).is_empty());
+        assert_eq!(headline(&[]), "Everything is well.");
+        // On its way is not wrong, and where a site is lost its apps are not named again.
+        assert!(
+            found(|it| {
+                it["apps"][0]["pushing"] = json!(3);
+                it["apps"][0]["sites"][0]["state"] = json!("warming");
+            })
+            .is_empty()
+        );
+        assert_eq!(
+            found(|it| {
+                it["sites"][1]["health"] = json!("lost");
+                it["apps"][0]["sites"][1]["state"] = json!("lost");
+            }),
+            [
+                "nyc (New York) is lost: control has no word from it -> start its agent again, or look why it can't reach control"
+            ]
+        );
+        assert_eq!(
+            found(|it| {
+                it["control"]["problems"] = json!(["no disk"]);
+                it["sites"][0]["health"] = json!("degraded");
+                it["sites"][0]["problems"] = json!(["no room", "no port"]);
+                it["apps"][0]["sites"][0]["state"] = json!("behind");
+            }),
+            [
+                "control: no disk -> `selvedge doctor` looks at the machine",
+                "fra (Frankfurt): no room; no port -> `selvedge logs --all --site fra --source event` says when it began",
+                "shop at fra serves an older release -> `selvedge logs shop --site fra` shows what led to it",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_failure_carries_its_last_lines() {
+        let lines: Vec<String> = (0..20).map(|number| format!("line {number}")).collect();
+        let ill = status(|it| {
+            let site = &mut it["apps"][0]["sites"][0];
+            site["state"] = json!("failed");
+            site["reason"] = json!("api: exited with code 7");
+            site["last_lines"] = json!(lines);
+        });
+        let [finding] = &findings(&ill)[..] else { panic!("one") };
+        assert_eq!(finding.what, "shop at fra can't be started: api: exited with code 7");
+        assert_eq!(finding.last_lines, lines[12..]);
+        assert_eq!(headline(&findings(&ill)), "One thing is wrong:");
+    }
+}
