@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use http::HeaderMap;
 use selvedge_api::{LogFilter, MAX_LOG_LIMIT, OperationRow, ProblemKind, Workloads};
-use selvedge_model::AppName;
+use selvedge_model::{AppName, SiteId, closest};
 use selvedge_telemetry::Chain;
 use serde::Deserialize;
 
@@ -34,6 +34,7 @@ pub(crate) async fn logs(
         return Err(wrong(format!("no text may be longer than {MAX_TEXT} bytes")));
     }
     known(&api, filter.app.as_ref()).await?;
+    known_sites(&api, &filter).await?;
     Ok(events::response(api.0.observe.logs.open(filter).into_stream(), Form::wanted(&headers)))
 }
 
@@ -49,6 +50,22 @@ async fn known(api: &Api, app: Option<&AppName>) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(no_app(app.as_str(), world.apps.keys()))
+}
+
+/// Refuses sites that there are not.
+async fn known_sites(api: &Api, filter: &LogFilter) -> Result<(), ApiError> {
+    if filter.site.is_empty() {
+        return Ok(());
+    }
+    let sites = api.world().await?.topology.sites;
+    let Some(unknown) = filter.site.iter().find(|site| !sites.contains_key(*site)) else {
+        return Ok(());
+    };
+    let hint = match closest(unknown.as_str(), sites.keys().map(SiteId::as_str)) {
+        Some(likely) => format!("did you mean {likely}?"),
+        None => "`selvedge sites` lists them".to_owned(),
+    };
+    Err(ApiError::new(ProblemKind::NotFound, "no such site").detail(unknown.to_string()).hint(hint))
 }
 
 /// Restricts workloads.
