@@ -15,12 +15,11 @@ use selvedge_runtime::{Runtime, RuntimeError};
 use selvedge_telemetry::journal::Journal;
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, AuthorityError};
-use crate::console::{self, Console, Reach};
+use crate::console::{self, Console, Reach, Signing};
 use crate::data::{DataDirectory, DataError, random};
 use crate::drivers::{self, Certificates, Names, Places, Problems};
 use crate::git::{Git, GitError, GitService, ServiceConfig};
@@ -30,7 +29,7 @@ use crate::pipeline::{self, Limits, Pipeline, PipelineConfig, PipelineError};
 use crate::server::{self, Api, Observe, Parts, tls};
 use crate::tasks::{Ended, Tasks};
 use crate::tunnels::Tunnels;
-use crate::world::{Mirror, World};
+use crate::world::Mirror;
 use crate::{now_ms, token, views};
 
 /// The fabric's socket in the data directory.
@@ -173,18 +172,17 @@ impl Control {
             limits: Limits::default(),
             journal,
         })?;
-        let reach =
-            Reach { names: tls::names(address), port: address.port(), secure: tls.is_some() };
-        let sessions = data.join("console.json");
-        let console = show(&mut tasks, &fabric, |world| console::Config {
-            world,
-            control: status.clone(),
-            problems: problems.clone(),
+        let signing = Signing {
             token: token.clone(),
-            sessions,
-            reach,
-        });
-        let console = console.await?;
+            sessions: data.join("console.json"),
+            reach: Reach {
+                names: tls::names(address),
+                port: address.port(),
+                secure: tls.is_some(),
+            },
+        };
+        let console =
+            show(&mut tasks, &fabric, &observe, &problems, status.clone(), signing).await?;
         let parts = Parts {
             fabric,
             token: token.clone(),
@@ -274,10 +272,21 @@ async fn as_it_starts(
 async fn show(
     tasks: &mut Tasks,
     fabric: &SharedFabric,
-    config: impl FnOnce(watch::Receiver<World>) -> console::Config,
+    observe: &Observe,
+    problems: &Problems,
+    control: ControlStatus,
+    signing: Signing,
 ) -> Result<Console, FabricError> {
     let mirror = Mirror::start(fabric, &views::PREFIXES).await?;
-    let console = Console::new(config(mirror.subscribe()));
+    let (logs, problems) = (observe.logs.clone(), problems.clone());
+    let opened = logs.clone();
+    let console = Console::new(console::Config {
+        world: mirror.subscribe(),
+        control,
+        problems: Arc::new(move || problems.list().into_iter().chain(logs.problem()).collect()),
+        logs: Arc::new(move |filter| Box::pin(opened.open(filter).into_stream())),
+        signing,
+    });
     tasks.spawn("the console's mirror of the store", |token| mirror.run(token));
     Ok(console)
 }

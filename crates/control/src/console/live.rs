@@ -22,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::Console;
 use super::page::View;
+use super::tail::{Said, Tail};
 use crate::now_ms;
 use crate::world::World;
 
@@ -57,8 +58,11 @@ pub(crate) fn stream(console: Console, view: View, session: String) -> Response 
         return response;
     };
     let (sender, receiver) = mpsc::channel(4);
+    let world = console.world();
+    let ask = view.ask(&world.borrow());
     let stream = Stream {
-        world: console.world(),
+        tail: ask.map(|ask| Tail::follow(console.logs(), ask)),
+        world,
         console,
         view,
         session,
@@ -86,6 +90,7 @@ struct Stream {
     /// What the browser has of each section.
     sent: HashMap<&'static str, Digest>,
     asked_why: Option<Instant>,
+    tail: Option<Tail>,
     events: mpsc::Sender<Result<Bytes, Infallible>>,
     _permit: OwnedSemaphorePermit,
 }
@@ -126,11 +131,23 @@ impl Stream {
             }
         }
         let events = self.events.clone();
-        let rest = if busy { TICK } else { REST };
-        tokio::select! {
-            changed = self.world.changed() => changed.map_err(|_| Over)?,
-            () = tokio::time::sleep(rest) => return Ok(()),
-            () = events.closed() => return Err(Over),
+        let rest = tokio::time::sleep(if busy { TICK } else { REST });
+        tokio::pin!(rest);
+        loop {
+            tokio::select! {
+                changed = self.world.changed() => {
+                    changed.map_err(|_| Over)?;
+                    break;
+                }
+                () = &mut rest => return Ok(()),
+                () = events.closed() => return Err(Over),
+                said = said(&mut self.tail) => match said {
+                    Said::Section(html) => {
+                        self.send(event("section", &html.into_string())).await?;
+                    }
+                    Said::Rows(html) => self.send(event("rows", &html.into_string())).await?,
+                },
+            }
         }
         tokio::time::sleep(DEBOUNCE).await;
         Ok(())
@@ -163,11 +180,21 @@ impl Stream {
         (Some(changes), busy)
     }
 
-    async fn send(&self, event: Bytes) -> Result<(), Over> {
-        match tokio::time::timeout(STUCK, self.events.send(Ok(event))).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Over),
+    fn send(&self, event: Bytes) -> impl Future<Output = Result<(), Over>> + Send + 'static {
+        let events = self.events.clone();
+        async move {
+            match tokio::time::timeout(STUCK, events.send(Ok(event))).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) | Err(_) => Err(Over),
+            }
         }
+    }
+}
+
+async fn said(tail: &mut Option<Tail>) -> Said {
+    match tail {
+        Some(tail) => tail.next().await,
+        None => std::future::pending().await,
     }
 }
 

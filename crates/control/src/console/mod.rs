@@ -16,6 +16,7 @@ mod app;
 mod assets;
 mod gate;
 mod live;
+mod logs;
 mod map;
 mod overview;
 mod page;
@@ -23,6 +24,7 @@ mod parts;
 mod pushes;
 mod routes;
 mod site;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -42,7 +44,6 @@ pub(crate) use gate::Reach;
 use self::access::Access;
 use self::page::{Frame, Look};
 use crate::data::DataError;
-use crate::drivers::Problems;
 use crate::now_ms;
 use crate::world::World;
 
@@ -67,7 +68,15 @@ pub(crate) struct Config {
     /// Control, as it is at first.
     pub(crate) control: ControlStatus,
     /// What does not work at the moment.
-    pub(crate) problems: Problems,
+    pub(crate) problems: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// Opens the log.
+    pub(crate) logs: tail::Open,
+    /// How people sign in.
+    pub(crate) signing: Signing,
+}
+
+/// How people sign in.
+pub(crate) struct Signing {
     /// The operator's token.
     pub(crate) token: Token,
     /// Where sessions are kept.
@@ -78,7 +87,8 @@ pub(crate) struct Config {
 
 impl Console {
     pub(crate) fn new(config: Config) -> Self {
-        let access = Access::load(config.token.clone(), config.sessions.clone());
+        let signing = &config.signing;
+        let access = Access::load(signing.token.clone(), signing.sessions.clone());
         let streams = Arc::new(Semaphore::new(live::MAX_STREAMS));
         Self(Arc::new(Parts { config, access, streams, version: assets::version() }))
     }
@@ -110,7 +120,7 @@ impl Console {
     }
 
     fn reach(&self) -> &Reach {
-        &self.0.config.reach
+        &self.0.config.signing.reach
     }
 
     fn streams(&self) -> &Arc<Semaphore> {
@@ -125,13 +135,17 @@ impl Console {
         self.0.config.world.clone()
     }
 
+    fn logs(&self) -> &tail::Open {
+        &self.0.config.logs
+    }
+
     fn frame(&self) -> Frame<'_> {
         Frame { version: &self.0.version, zone: self.0.config.control.zone.as_str() }
     }
 
     fn look<'a>(&'a self, world: &'a World, ask_why: bool) -> Look<'a> {
         let mut control = self.0.config.control.clone();
-        control.problems.extend(self.0.config.problems.list());
+        control.problems.extend((self.0.config.problems)());
         Look { world, control, now_ms: now_ms(), version: &self.0.version, ask_why }
     }
 }

@@ -4,9 +4,11 @@
 //! for the stream that keeps it up to date, so that both show the same.
 
 use maud::{DOCTYPE, Markup, html};
-use selvedge_api::ControlStatus;
+use selvedge_api::{ControlStatus, LogFilter, LogSource};
 use selvedge_model::{AppName, RepositoryName, SiteId};
 
+use super::logs::{self, Query};
+use super::tail::Ask;
 use super::{app, overview, pushes, site};
 use crate::world::World;
 
@@ -62,11 +64,18 @@ pub(crate) enum View {
     App(AppName),
     /// One site.
     Site(SiteId),
+    /// The log.
+    Logs(Query),
 }
 
+/// Lines of the log on pages that are about something else.
+const SOME_LINES: usize = 30;
+/// Lines of a push.
+const PUSH_LINES: usize = 1_000;
+
 impl View {
-    /// The view at a path below `/console`, without slashes at its ends.
-    pub(crate) fn at(path: &str) -> Option<Self> {
+    /// The view at a path below `/console`, without slashes at its ends, and a query.
+    pub(crate) fn at(path: &str, query: &str) -> Option<Self> {
         let parts: Vec<&str> = path.split('/').collect();
         match parts.as_slice() {
             [""] => Some(Self::Overview),
@@ -76,11 +85,12 @@ impl View {
             }
             ["apps", app] => Some(Self::App(app.parse().ok()?)),
             ["sites", site] => Some(Self::Site(site.parse().ok()?)),
+            ["logs"] => Some(Self::Logs(Query::parse(query))),
             _ => None,
         }
     }
 
-    /// Its path below `/console`.
+    /// Its path below `/console`, and its query.
     pub(crate) fn path(&self) -> String {
         match self {
             Self::Overview => String::new(),
@@ -88,6 +98,40 @@ impl View {
             Self::Push(repository, number) => format!("pushes/{repository}/{number}"),
             Self::App(app) => format!("apps/{app}"),
             Self::Site(site) => format!("sites/{site}"),
+            Self::Logs(query) => format!("logs?{}", query.to_text()),
+        }
+    }
+
+    /// The lines of the log that belong to it.
+    pub(crate) fn ask(&self, world: &World) -> Option<Ask> {
+        let some = |filter: LogFilter, more: String| Ask {
+            filter,
+            push: None,
+            title: "Requests and output",
+            more: Some(more),
+            most: SOME_LINES,
+        };
+        let source = [LogSource::Access, LogSource::Output].into();
+        match self {
+            Self::Overview | Self::Pushes => None,
+            Self::Logs(query) => query.ask(),
+            Self::App(app) => {
+                let filter = LogFilter { app: Some(app.clone()), source, ..LogFilter::default() };
+                Some(some(filter, format!("/console/logs?source=&app={app}")))
+            }
+            Self::Site(site) => {
+                let site_only = [site.clone()].into();
+                let filter = LogFilter { site: site_only, source, ..LogFilter::default() };
+                Some(some(filter, format!("/console/logs?source=&site={site}")))
+            }
+            Self::Push(repository, number) => {
+                let push = world.pushes.get(repository)?.get(number)?;
+                let source = [LogSource::Pipeline].into();
+                let filter =
+                    LogFilter { source, since: pushes::began(push), ..LogFilter::default() };
+                let push = Some((repository.clone(), *number));
+                Some(Ask { filter, push, title: "Output", more: None, most: PUSH_LINES })
+            }
         }
     }
 
@@ -99,6 +143,7 @@ impl View {
             Self::Push(repository, number) => pushes::page(look, repository, *number),
             Self::App(app) => app::page(look, app),
             Self::Site(site) => site::page(look, site),
+            Self::Logs(query) => Some(logs::page(look, query)),
         }
     }
 }
@@ -174,6 +219,7 @@ impl Frame<'_> {
                     nav aria-label="Console" {
                         (nav_link("/console", "Overview", *view == View::Overview))
                         (nav_link("/console/pushes", "Pushes", *view == View::Pushes))
+                        (nav_link("/console/logs", "Log", matches!(view, View::Logs(_))))
                     }
                     p #connection role="status" hidden {}
                     form method="post" action="/console/sign-out" {
@@ -205,12 +251,12 @@ mod tests {
     #[test]
     fn paths_and_views_are_the_same_thing() {
         for path in ["", "pushes", "pushes/shops/12", "apps/shop", "sites/fra"] {
-            assert_eq!(View::at(path).unwrap().path(), path);
+            assert_eq!(View::at(path, "").unwrap().path(), path);
         }
         for path in
             ["apps", "apps/", "apps/NO", "apps/a/b", "pushes/shop/x", "x", "/", "sites/../x"]
         {
-            assert_eq!(View::at(path), None, "{path}");
+            assert_eq!(View::at(path, ""), None, "{path}");
         }
     }
 }

@@ -90,6 +90,11 @@ fn subject(world: &World, push: &Push) -> String {
     }
 }
 
+/// From when on a push can have said something.
+pub(crate) fn began(push: &Push) -> Option<jiff::Timestamp> {
+    jiff::Timestamp::from_millisecond(i64::try_from(push.received_ms).ok()?).ok()
+}
+
 /// The page of one push.
 pub(crate) fn page(look: &Look<'_>, repository: &RepositoryName, number: u64) -> Option<Page> {
     let push = look.world.pushes.get(repository)?.get(&number)?;

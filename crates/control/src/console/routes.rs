@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, RawQuery, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use http::header::{RETRY_AFTER, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::access::Refusal;
 use super::page::View;
-use super::{Console, live as stream};
+use super::{Console, live as stream, tail};
 use crate::now_ms;
 
 /// Where everything starts.
@@ -20,7 +20,7 @@ const HOME: &str = "/console";
 
 pub(crate) async fn overview(State(console): State<Console>, headers: HeaderMap) -> Response {
     match signed_in(&console, &headers) {
-        Some(_) => page(&console, &View::Overview),
+        Some(_) => page(&console, &View::Overview).await,
         // 200, not 401: the page is what was asked for, and says how to go on.
         None => html_page(StatusCode::OK, console.frame().plain("Sign in", &how_to_sign_in())),
     }
@@ -33,30 +33,32 @@ pub(crate) async fn home() -> Redirect {
 pub(crate) async fn view(
     State(console): State<Console>,
     Path(path): Path<String>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
     if signed_in(&console, &headers).is_none() {
         return Redirect::to(HOME).into_response();
     }
-    match View::at(&path) {
-        Some(view) => page(&console, &view),
+    match View::at(&path, query.as_deref().unwrap_or_default()) {
+        Some(view) => page(&console, &view).await,
         None => not_found(&console),
     }
 }
 
 pub(crate) async fn live_overview(console: State<Console>, headers: HeaderMap) -> Response {
-    live(console, Path(String::new()), headers).await
+    live(console, Path(String::new()), RawQuery(None), headers).await
 }
 
 pub(crate) async fn live(
     State(console): State<Console>,
     Path(path): Path<String>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
     let Some(session) = signed_in(&console, &headers) else {
         return stream::signed_out();
     };
-    match View::at(&path) {
+    match View::at(&path, query.as_deref().unwrap_or_default()) {
         Some(view) => stream::stream(console, view, session),
         None => StatusCode::NOT_FOUND.into_response(),
     }
@@ -174,11 +176,21 @@ fn signed_in(console: &Console, headers: &HeaderMap) -> Option<String> {
     console.access().is_open(&session, now_ms()).then_some(session)
 }
 
-fn page(console: &Console, view: &View) -> Response {
+async fn page(console: &Console, view: &View) -> Response {
     let world = console.world();
+    let ask = view.ask(&world.borrow());
+    let lines = match &ask {
+        Some(ask) => Some(tail::read(console.logs(), ask).await),
+        None => None,
+    };
     let page = view.page(&console.look(&world.borrow(), true));
     match page {
-        Some(page) => html_page(StatusCode::OK, console.frame().signed_in(view, &page)),
+        Some(mut page) => {
+            if let Some(lines) = lines {
+                page.section("log", lines);
+            }
+            html_page(StatusCode::OK, console.frame().signed_in(view, &page))
+        }
         None => not_found(console),
     }
 }

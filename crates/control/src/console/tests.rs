@@ -6,6 +6,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use selvedge_api::LogEvent;
 use selvedge_model::documents::{PushApp, PushFailure};
 use selvedge_model::{Epoch, PushState, ServiceName, Stage};
 
@@ -35,10 +36,13 @@ impl Fixture {
                 zone: "edge.test".parse().unwrap(),
                 problems: vec![HOSTILE.to_owned()],
             },
-            problems: Problems::default(),
-            token: Token("t".to_owned()),
-            sessions: directory.path().join("console.json"),
-            reach: Reach { names: Vec::new(), port: 7070, secure: false },
+            problems: Arc::new(Vec::new),
+            logs: Arc::new(|_| Box::pin(futures_util::stream::iter(lines()))),
+            signing: Signing {
+                token: Token("t".to_owned()),
+                sessions: directory.path().join("console.json"),
+                reach: Reach { names: Vec::new(), port: 7070, secure: false },
+            },
         });
         Self { console, world, _directory: directory }
     }
@@ -70,6 +74,24 @@ impl Fixture {
 
 async fn text(response: Response<Body>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+/// A request and a line of output, both hostile.
+fn lines() -> Vec<LogEvent> {
+    let path = HOSTILE.replace('"', "\\\"");
+    let line = |more: &str| {
+        let text = format!(
+            "{{\"event\":\"record\",\"time\":\"2026-01-02T03:04:05Z\",\"sequence\":1,\"app\":\"shop\",\
+             \"site\":\"fra\",\"text\":\"{path}\",\"request_id\":\"{path}\",{more}}}"
+        );
+        serde_json::from_str(&text).unwrap()
+    };
+    let request = format!(
+        "\"source\":\"access\",\"access\":{{\"started\":\"2026-01-02T03:04:05Z\",\"method\":\"{path}\",\
+         \"scheme\":\"http\",\"host\":\"{path}\",\"path\":\"{path}\",\"protocol\":\"x\",\"status\":200,\
+         \"bytes_sent\":1,\"bytes_received\":1,\"duration_ms\":1.0,\"client\":\"x\",\"trace_id\":\"x\"}}"
+    );
+    vec![line("\"source\":\"output\""), line(&request)]
 }
 
 /// A world in which everything that others can write is hostile.
@@ -120,7 +142,14 @@ fn hostile_world() -> World {
 async fn what_comes_from_outside_is_text() {
     let fixture = Fixture::new();
     let cookie = fixture.sign_in().await;
-    let views = ["", "/pushes", "/pushes/shops/1", "/apps/shop", "/sites/fra"];
+    let views = [
+        "",
+        "/pushes",
+        "/pushes/shops/1",
+        "/apps/shop",
+        "/sites/fra",
+        "/logs?text=%3Cscript%3E&status=%3Cscript%3E",
+    ];
     for view in views {
         let response = fixture.get(&format!("/console{view}"), &cookie).await;
         assert_eq!(response.status(), StatusCode::OK, "{view}");

@@ -3,6 +3,8 @@
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::harness::browser::{Browser, ENTER, TAB};
 use crate::harness::repository::Repository;
@@ -47,6 +49,7 @@ async fn an_operator_at_work() {
     signing_in(&planet, &browser).await;
     let repository = Repository::with_files("shop", &SLOW_APP).await;
     a_push_is_seen_while_it_runs(&planet, &browser, &repository).await;
+    requests_are_seen_as_they_come(&planet, &browser).await;
     what_failed_is_said(&planet, &browser, &repository).await;
     a_site_is_lost(&planet, &browser).await;
     the_keyboard_is_enough(&planet, &browser).await;
@@ -97,7 +100,36 @@ async fn a_push_is_seen_while_it_runs(planet: &Planet, browser: &Browser, reposi
     browser.shows("#stages", "verify").await;
     let bars = browser.evaluate("document.querySelectorAll('#stages .good rect.fill').length");
     assert_eq!(bars.await, 9);
+    // What the build printed came while it ran, and is there afterwards.
+    browser.shows("#log", "step 10").await;
     browser.picture("push").await;
+}
+
+async fn requests_are_seen_as_they_come(planet: &Planet, browser: &Browser) {
+    browser.open(&format!("{}/logs", planet.info.console)).await;
+    browser.shows("#connection", "Live").await;
+    let fra = &planet.info.sites[0];
+    request(fra, "/seen-live?%3Cscript%3E").await;
+    let row = browser.shows("#lines tr", "/seen-live?%3Cscript%3E").await;
+    assert!(row.contains("404") && row.contains("fra") && row.contains("shop"), "{row}");
+    request(fra, "/").await;
+    browser.shows("#lines tr:first-child", "200").await;
+    browser.picture("log").await;
+    let only = "?source=access&app=shop&status=404&text=seen-live";
+    browser.open(&format!("{}/logs{only}", planet.info.console)).await;
+    browser.shows("#lines", "seen-live").await;
+    let rows = browser.evaluate("document.querySelectorAll('#lines tr').length");
+    assert_eq!(rows.await, 1);
+    browser.open(&format!("{}/logs?status=odd", planet.info.console)).await;
+    browser.shows("[role=alert]", "no status").await;
+}
+
+/// Asks the shop at a site for `path`.
+async fn request(site: &selvedge_api::DevSite, path: &str) {
+    let mut stream = TcpStream::connect((site.address, site.http)).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nHost: shop.edge.test\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
 }
 
 async fn what_failed_is_said(planet: &Planet, browser: &Browser, repository: &Repository) {
@@ -154,7 +186,7 @@ async fn the_keyboard_is_enough(planet: &Planet, browser: &Browser) {
 }
 
 async fn every_window_and_light(planet: &Planet, browser: &Browser) {
-    let pages = ["", "/pushes", "/pushes/shop/1", "/apps/shop", "/sites/fra"];
+    let pages = ["", "/pushes", "/pushes/shop/1", "/apps/shop", "/sites/fra", "/logs"];
     for (width, name) in [(320, "narrow"), (1600, "wide")] {
         browser.resize(width).await;
         for page in pages {
@@ -191,6 +223,8 @@ async fn without_javascript(planet: &Planet, browser: &Browser) {
     browser.shows("noscript", "Without JavaScript").await;
     browser.click("#apps a[href='/console/apps/shop']").await;
     browser.shows("#why", "shop runs at 8 sites").await;
+    browser.open(&format!("{}/logs?text=seen-live", planet.info.console)).await;
+    browser.shows("#lines tr", "/seen-live").await;
     eventually("nothing says that it is live", async || {
         browser.text("#connection").await.is_none_or(|text| text.is_empty()).then_some(())
     })

@@ -8,6 +8,8 @@
   // After a lost connection, wait this long, then twice as long, and so on.
   const FIRST_WAIT_MS = 500;
   const LONGEST_WAIT_MS = 10000;
+  // Rows that a table which grows may have.
+  const MOST_ROWS = 1000;
 
   let source = null;
   let timer = 0;
@@ -68,6 +70,22 @@
     if (old) merge(old, document.importNode(parsed, true));
   }
 
+  // Puts new rows into the table that has them, and lets the oldest go.
+  function add(html) {
+    const parsed = new DOMParser().parseFromString(html, "text/html").querySelector("tbody");
+    const table = parsed && document.getElementById(parsed.id);
+    if (!table) return;
+    const onTop = table.dataset.order !== "oldest-first";
+    for (const row of [...parsed.rows]) {
+      const fresh = document.importNode(row, true);
+      if (onTop) table.prepend(fresh);
+      else table.append(fresh);
+    }
+    while (table.rows.length > MOST_ROWS) {
+      (onTop ? table.lastElementChild : table.firstElementChild).remove();
+    }
+  }
+
   function close() {
     clearTimeout(timer);
     if (source) source.close();
@@ -86,6 +104,7 @@
       if (event.data !== document.body.dataset.version) location.reload();
     });
     source.addEventListener("section", (event) => take(event.data));
+    source.addEventListener("rows", (event) => add(event.data));
     source.addEventListener("signed-out", () => {
       close();
       say("Signed out", "bad");
