@@ -30,6 +30,8 @@ use crate::{
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a stream of events may be silent. Control sends an empty line at least every 10 s.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Media type of an answer.
+const JSON: &str = "application/json";
 /// The largest answer taken, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
 /// The longest event taken, in bytes: a push document and some.
@@ -67,6 +69,9 @@ pub enum ClientError {
         /// Why, in words.
         reason: String,
     },
+    /// The token is of no use.
+    #[error("the token holds a line break, or another character that no token has")]
+    Token,
     /// The file of authorities can't be read.
     #[error("can't read the certificate authority {}", path.display())]
     Authority {
@@ -106,7 +111,7 @@ pub enum ClientError {
     #[error(transparent)]
     Problem(Box<Problem>),
     /// What answered is not control, or another version of it.
-    #[error("what answers at {url} does not speak this API: {reason}")]
+    #[error("what answers at {url} is no control of this version: {reason}")]
     Protocol {
         /// Where.
         url: String,
@@ -120,10 +125,15 @@ impl ClientError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Config { .. } => Some("give a URL such as http://127.0.0.1:7070".to_owned()),
-            Self::Authority { .. } => {
-                Some("SELVEDGE_CA names the file; it is ca.pem of the authority".to_owned())
-            }
-            Self::Unreachable { .. } => Some("is `selvedge dev` running?".to_owned()),
+            Self::Token => Some(
+                "take it from the file `token` of control's data directory, as one line".to_owned(),
+            ),
+            Self::Authority { .. } => Some(
+                "name the file with --ca or SELVEDGE_CA: the authority's certificate, PEM, is in \
+                 control's data directory"
+                    .to_owned(),
+            ),
+            Self::Unreachable { source, .. } => Some(unreachable_hint(source)),
             Self::Broken { .. } | Self::Silent { .. } => {
                 Some("see whether control still runs, then ask `selvedge status`".to_owned())
             }
@@ -132,6 +142,16 @@ impl ClientError {
                 Some("check the URL, and that both ends are of the same version".to_owned())
             }
         }
+    }
+}
+
+fn unreachable_hint(source: &io::Error) -> String {
+    let untrusted = source.get_ref().is_some_and(|error| error.is::<rustls::Error>());
+    if untrusted {
+        "see that --ca or SELVEDGE_CA is the authority of this control, and the URL its own"
+            .to_owned()
+    } else {
+        "is `selvedge dev` running? If control is elsewhere, see that the URL is right".to_owned()
     }
 }
 
@@ -158,14 +178,16 @@ impl Client {
         }
         let tls = match (secure, &config.ca) {
             (false, _) => None,
-            (true, None) => return Err(wrong("for https, SELVEDGE_CA must name the authority")),
+            (true, None) => {
+                return Err(wrong("for https, --ca or SELVEDGE_CA must name the authority"));
+            }
             (true, Some(path)) => Some(
                 transport::trust(path)
                     .map_err(|source| ClientError::Authority { path: path.clone(), source })?,
             ),
         };
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", config.token.0))
-            .map_err(|_| wrong("the token has characters that a header can't carry"))?;
+            .map_err(|_| ClientError::Token)?;
         authorization.set_sensitive(true);
         Ok(Self {
             host: authority.host().to_owned(),
@@ -296,8 +318,14 @@ impl Client {
     ) -> Result<T, ClientError> {
         let answer = async {
             let (response, _connection) = self.send(method, path, body).await?;
+            if content_type(&response) != JSON {
+                return Err(self.protocol("it does not answer with JSON".to_owned()));
+            }
             let bytes = self.collect(response).await?;
-            serde_json::from_slice(&bytes).map_err(|error| self.protocol(error.to_string()))
+            let parsed = serde_json::from_slice(&bytes);
+            parsed.map_err(|error| {
+                self.protocol(format!("its answer is of another version ({error})"))
+            })
         };
         tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| {
             Err(ClientError::Silent { url: self.url.clone(), limit: ANSWER_TIMEOUT })

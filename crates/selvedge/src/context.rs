@@ -94,13 +94,17 @@ pub(crate) fn find_control(connection: &Connection) -> Outcome<Control> {
         })?;
     let url = url.trim_end_matches('/').to_owned();
     let dev = dev.filter(|dev| dev.control == url);
-    let known = remote.and_then(|remote| remote.token);
-    let known = known.map(Token).or_else(|| dev.as_ref().map(|dev| dev.token.clone()));
-    let token = token(connection, known, &url)?;
+    let known = remote.and_then(|remote| remote.token).map(Token);
+    let known = known.or_else(|| dev.as_ref().map(|dev| dev.token.clone()));
     let ca = connection.ca.clone().or_else(|| dev.as_ref().map(|dev| dev.ca.clone()));
-    let client =
-        Client::new(&ClientConfig { url: url.clone(), token: token.clone(), ca: ca.clone() })
-            .map_err(client_failure)?;
+    let client = |token: Token| {
+        Client::new(&ClientConfig { url: url.clone(), token, ca: ca.clone() })
+            .map_err(client_failure)
+    };
+    // A URL that is of no use is said before a token that is missing.
+    client(Token(String::new()))?;
+    let token = token(connection, known, &url)?;
+    let client = client(token.clone())?;
     let git = dev.as_ref().map_or_else(|| format!("{url}/git"), |dev| dev.git.clone());
     Ok(Control { client, git, token, ca, dev })
 }
@@ -141,9 +145,10 @@ pub(crate) fn client_failure(error: ClientError) -> Failure {
         ClientError::Unreachable { .. }
         | ClientError::Broken { .. }
         | ClientError::Silent { .. }
-        | ClientError::Protocol { .. }
-        | ClientError::Config { .. }
-        | ClientError::Authority { .. } => Code::Control,
+        | ClientError::Protocol { .. } => Code::Control,
+        ClientError::Config { .. } | ClientError::Authority { .. } | ClientError::Token => {
+            Code::Usage
+        }
     };
     let hint = error.hint();
     Failure { error: error.into(), hint, code }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::failure::{Code, OrFail as _, Outcome};
+use crate::failure::{Code, Failure, OrFail as _, Outcome};
 
 /// The box's file in its data directory.
 pub(crate) const DEV: &str = "dev.json";
@@ -34,8 +34,22 @@ pub(crate) fn write(path: &Path, value: &impl Serialize) -> Outcome {
     )
 }
 
+/// Refuses a directory that can't be one, as something above it is a file.
+pub(crate) fn refuse_below_a_file(path: &Path) -> Outcome {
+    let nearest = path.ancestors().find(|ancestor| ancestor.exists());
+    match nearest.filter(|nearest| !nearest.is_dir()) {
+        Some(file) => Err(Failure::new(
+            Code::Usage,
+            format!("can't make the directory {}: {} is a file", path.display(), file.display()),
+            "choose a directory of yours with --data DIR",
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Makes `path` and its parents if need be; the directory itself gets mode 0700 when it is new.
 pub(crate) fn private_directory(path: &Path) -> Outcome {
+    refuse_below_a_file(path)?;
     let make = || -> std::io::Result<()> {
         if path.is_dir() {
             return Ok(());
@@ -47,7 +61,7 @@ pub(crate) fn private_directory(path: &Path) -> Outcome {
         std::fs::set_permissions(path, Permissions::from_mode(0o700))
     };
     make().or_fail(
-        Code::Failed,
+        Code::Usage,
         format!("can't make the directory {}", path.display()),
         "choose a directory of yours with --data DIR",
     )

@@ -92,7 +92,7 @@ pub(crate) struct Report<'f> {
 fn sentence(causes: impl Iterator<Item = String>) -> String {
     let mut sentence = String::new();
     for cause in causes {
-        let cause = without_numbers(&cause);
+        let cause = in_words(&without_numbers(&cause));
         if sentence.is_empty() {
             sentence = cause;
         } else if !sentence.contains(&cause) {
@@ -113,6 +113,30 @@ fn without_numbers(text: &str) -> String {
     }
     plain.push_str(rest);
     plain
+}
+
+/// What libraries say where there are plainer words.
+fn in_words(text: &str) -> String {
+    const UNTRUSTED: &str = "its certificate is of an authority that is not trusted here";
+    const PLAINER: [(&str, &str); 10] = [
+        (
+            "failed to lookup address information: Name or service not known",
+            "no machine has this name",
+        ),
+        ("EOF while parsing a value", "it ends where a value should be"),
+        ("expected value", "there is no JSON value"),
+        ("stream did not contain valid UTF-8", "it is not text in UTF-8"),
+        ("invalid peer certificate: UnknownIssuer", UNTRUSTED),
+        ("invalid peer certificate: BadSignature", UNTRUSTED),
+        ("invalid peer certificate", "its certificate can't be accepted"),
+        ("invalid HTTP version parsed", "what answers does not speak HTTP"),
+        ("connection closed before message completed", "it hung up without an answer"),
+        (
+            "error reading a body from connection: end of file before message length reached",
+            "it hung up in the middle of the answer",
+        ),
+    ];
+    PLAINER.iter().fold(text.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
 }
 
 /// `Permission denied` as it is written in the middle of a sentence; `HOME` and `I` stay.

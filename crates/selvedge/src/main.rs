@@ -44,7 +44,8 @@ fn main() -> ExitCode {
         Err(error) => return not_understood(&error),
     };
     let terminal = Terminal::new(cli.json);
-    end(run(cli, terminal), terminal)
+    let outcome = run(cli, terminal);
+    end(outcome.and_then(|()| terminal.written()), terminal)
 }
 
 /// Help and the version go where they were asked for; everything else is a failure.

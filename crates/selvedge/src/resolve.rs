@@ -38,9 +38,9 @@ pub(crate) async fn lookup(
                 let answer = tokio::time::timeout(TIMEOUT, ask_tcp(server, &query))
                     .await
                     .with_context(|| format!("DNS at {server} did not answer over TCP"))??;
-                return addresses(id, host, &answer);
+                return addresses(id, &answer);
             }
-            Ok(Ok(answer)) => return addresses(id, host, &answer),
+            Ok(Ok(answer)) => return addresses(id, &answer),
             Ok(Err(error)) => last = error.context(format!("DNS at {server} failed")),
             Err(_) => last = anyhow::anyhow!("DNS at {server} did not answer"),
         }
@@ -89,15 +89,15 @@ async fn ask_tcp(server: SocketAddr, query: &[u8]) -> anyhow::Result<Message<Vec
     Message::from_octets(answer).map_err(|_| anyhow::anyhow!("the answer is too short"))
 }
 
-fn addresses(id: u16, host: &str, answer: &Message<Vec<u8>>) -> anyhow::Result<Vec<IpAddr>> {
+fn addresses(id: u16, answer: &Message<Vec<u8>>) -> anyhow::Result<Vec<IpAddr>> {
     if answer.header().id() != id || !answer.header().qr() {
         bail!("what answered did not answer this question");
     }
     match answer.header().rcode() {
         Rcode::NOERROR => {}
-        Rcode::NXDOMAIN => bail!("there is no host {host}"),
-        Rcode::REFUSED => bail!("it does not serve the zone of {host}"),
-        rcode => bail!("it answered {rcode} for {host}"),
+        Rcode::NXDOMAIN => bail!("there is no such host"),
+        Rcode::REFUSED => bail!("this DNS does not serve its zone"),
+        rcode => bail!("DNS answered {rcode}"),
     }
     let records = answer.answer().context("the answer can't be read")?;
     Ok(records.limit_to::<A>().flatten().map(|record| IpAddr::V4(record.data().addr())).collect())

@@ -1,6 +1,7 @@
 //! What people see: plain text in a pipe, colour on a terminal, one JSON value where asked.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 
@@ -9,8 +10,8 @@ use crate::failure::{Code, Failure, OrFail as _, Outcome};
 /// The least columns that a table's last column keeps, however narrow the terminal.
 const MIN_LAST: usize = 8;
 
-/// Writes to standard output and error. Failing to write (a closed pipe) ends nothing: the work
-/// that was asked for goes on.
+/// Writes to standard output and error. Failing to write ends nothing: the work that was asked for
+/// goes on, and what could not be written is said at the end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terminal {
     /// Print JSON for programs and nothing for people.
@@ -21,6 +22,8 @@ pub(crate) struct Terminal {
     error_colour: bool,
     /// Columns of standard output, where it is a terminal.
     width: Option<usize>,
+    /// Why something could not be written.
+    trouble: &'static OnceLock<std::io::Error>,
 }
 
 /// How a word is to look on a terminal.
@@ -51,13 +54,36 @@ impl Terminal {
             colour: takes_colour(out, variable),
             error_colour: takes_colour(error, variable),
             width: out.then(columns).flatten(),
+            // One for the process, so that a terminal can be handed on like a number.
+            trouble: Box::leak(Box::new(OnceLock::new())),
         }
     }
 
     /// A line for people; nothing when JSON was asked for.
     pub(crate) fn line(&self, text: impl AsRef<str>) {
         if !self.json {
-            let _ = writeln!(std::io::stdout().lock(), "{}", text.as_ref());
+            self.bytes(format!("{}\n", text.as_ref()).as_bytes());
+        }
+    }
+
+    /// Bytes as they are.
+    pub(crate) fn bytes(&self, bytes: &[u8]) {
+        let mut out = std::io::stdout().lock();
+        if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
+            let _ = self.trouble.set(error);
+        }
+    }
+
+    /// Fails if something could not be written, unless it was the reader who had seen enough.
+    pub(crate) fn written(&self) -> Outcome {
+        match self.trouble.get() {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(anyhow::anyhow!("{error}"))
+                .or_fail(
+                    Code::Failed,
+                    "the output can't be written",
+                    "see that there is room where it goes; what was asked for was done",
+                ),
+            _ => Ok(()),
         }
     }
 
@@ -69,7 +95,7 @@ impl Terminal {
                 "the result can't be written as JSON",
                 "ask without --json",
             )?;
-            let _ = writeln!(std::io::stdout().lock(), "{text}");
+            self.bytes(format!("{text}\n").as_bytes());
         }
         Ok(())
     }

@@ -56,6 +56,7 @@ impl BoxData {
     /// Makes the directory if need be and locks it. With `reset`, what is there may be a later
     /// version's: it is not going to be read.
     pub(super) fn lock(path: &Path, reset: bool) -> Outcome<Self> {
+        contract::refuse_below_a_file(path)?;
         match LAYOUT.inspect(path) {
             Err(LayoutError::Newer { .. }) if reset => {}
             found => drop(found.map_err(refused)?),

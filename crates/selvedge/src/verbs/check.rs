@@ -26,6 +26,14 @@ struct Report {
 
 /// Runs the verb.
 pub(crate) fn run(check: &Check, terminal: Terminal) -> Outcome {
+    if !check.path.is_dir() {
+        let is = if check.path.exists() { "is no directory" } else { "does not exist" };
+        return Err(Failure::new(
+            Code::Usage,
+            format!("{} {is}", check.path.display()),
+            "name an app's directory, or a repository's",
+        ));
+    }
     let mut report = Report { ok: true, apps: Vec::new(), problems: Vec::new() };
     match manifest::discover(files(&check.path).iter().map(String::as_str)) {
         Ok(directories) => {

@@ -83,8 +83,7 @@ pub(crate) async fn run(curl: Curl, connection: &Connection, terminal: Terminal)
         terminal.line("");
     }
     if !terminal.json {
-        use std::io::Write as _;
-        let _ = std::io::stdout().lock().write_all(&fetched.raw);
+        terminal.bytes(&fetched.raw);
         terminal.note(format!(
             "\n{} {} from {} at {}: first byte after {:.0} ms, {:.0} of them distance",
             fetched.status,

@@ -135,6 +135,8 @@ pub(crate) async fn push(control: &Control, top: &Path, repository: &str) -> Out
     command
         .arg("-C")
         .arg(top)
+        // What to do then is told by us.
+        .args(["-c", "advice.pushUpdateRejected=false"])
         .args(["push", &url, "HEAD:refs/heads/main"])
         .envs(git_credentials(control))
         .stdin(Stdio::null())

@@ -99,6 +99,7 @@ fn dev_options(dev: &Dev) -> Outcome<dev::Options> {
 pub(crate) fn show(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     let relative = path.strip_prefix(here).unwrap_or(path);
+    let relative = relative.strip_prefix(".").unwrap_or(relative);
     if relative.as_os_str().is_empty() { ".".into() } else { relative.display().to_string() }
 }
 

@@ -1,6 +1,5 @@
 //! `selvedge schema`: the JSON schema of selvedge.toml, for editors.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -39,7 +38,7 @@ pub(crate) fn run(schema: &Schema, terminal: Terminal) -> Outcome {
     let Some(directory) = &schema.write else {
         // The schema is JSON as it is, so `--json` changes nothing.
         let text = text().or_fail(Code::Failed, "the schema can't be made", "report this")?;
-        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        terminal.bytes(text.as_bytes());
         return Ok(());
     };
     let path = write(directory)?;

@@ -16,6 +16,10 @@ mod lifecycle;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod manual;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod spine;
+#[cfg(test)]
+mod words;
