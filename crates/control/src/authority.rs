@@ -189,6 +189,18 @@ fn common_name(pem: &str, key: &KeyPair) -> Option<String> {
     Some(name.to_owned())
 }
 
+/// When a certificate ends, in Unix milliseconds, for those who look at an installation from
+/// outside.
+///
+/// # Errors
+/// In words, when it is no certificate in PEM.
+pub fn certificate_end(pem: &[u8]) -> Result<u64, String> {
+    let der = CertificateDer::from_pem_slice(pem).map_err(|error| error.to_string())?;
+    let (_, certificate) = X509Certificate::from_der(&der).map_err(|error| error.to_string())?;
+    let seconds = certificate.validity().not_after.timestamp();
+    Ok(u64::try_from(seconds).unwrap_or_default().saturating_mul(1000))
+}
+
 fn serial() -> Result<SerialNumber, DataError> {
     let mut bytes = random::<SERIAL_LEN>()?;
     if let Some(first) = bytes.first_mut() {

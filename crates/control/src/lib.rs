@@ -28,7 +28,7 @@ mod world;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub use authority::AuthorityError;
+pub use authority::{AuthorityError, certificate_end};
 pub use control::{Config, Control, ControlError, FABRIC_SOCKET, TUNNEL_SOCKET};
 pub use data::DataError;
 pub use hook::{HOOK_VERB, hook_main};

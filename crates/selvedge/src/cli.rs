@@ -117,6 +117,8 @@ pub(crate) enum Verb {
   selvedge curl https://shop.edge.test/ --from Tokyo
   selvedge curl https://shop.edge.test/api/cart --include")]
     Curl(Curl),
+    /// Look for what is wrong with this machine and the installation on it, with the mend.
+    Doctor(crate::verbs::doctor::Doctor),
     /// Run a control process.
     #[command(after_help = "Examples:
   selvedge control --data /var/lib/selvedge --topology sites.json")]

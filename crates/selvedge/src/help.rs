@@ -26,6 +26,7 @@ const ORDER: &[(&str, &str)] = &[
     ("See how it is", "console"),
     ("See how it is", "curl"),
     ("See how it is", "ops"),
+    ("See how it is", "doctor"),
     ("Run the parts by themselves", "control"),
     ("Run the parts by themselves", "agent"),
     ("Set up this machine", "completions"),

@@ -5,6 +5,7 @@ mod cli;
 mod context;
 mod contract;
 mod dev;
+mod doctor;
 mod failure;
 mod help;
 mod init;

@@ -8,7 +8,7 @@ mod child;
 mod data;
 mod leftovers;
 mod plan;
-mod ports;
+pub(crate) mod ports;
 mod relay;
 
 use std::collections::BTreeMap;
@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use self::child::State;
 use self::data::BoxData;
 use self::plan::BoxPlan;
+pub(crate) use self::plan::wanted_ports;
 use crate::contract;
 use crate::failure::{Code, Failure, OrFail as _, Outcome};
 use crate::terminal::{Look, Terminal};
@@ -60,7 +61,7 @@ pub(crate) struct Options {
 }
 
 /// The name under which control is supervised.
-const CONTROL: &str = "control";
+pub(crate) const CONTROL: &str = "control";
 
 /// Who is told that the box is ready.
 #[derive(Debug)]

@@ -21,6 +21,44 @@ const PROVIDERS: [&str; 3] = ["alder", "birch", "cedar"];
 /// What each site of the box says that it has for workloads.
 const SITE_MEMORY_MIB: u64 = 4_096;
 
+fn check_count(sites: usize) -> Outcome {
+    if (1..=CITIES.len()).contains(&sites) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::Usage,
+        format!("a box has 1 to {} sites, not {sites}", CITIES.len()),
+        "give --sites a number in that range",
+    ))
+}
+
+/// Every listener that a box of `sites` sites would open; `ports` are those of HTTP, HTTPS, DNS
+/// and control.
+pub(crate) fn wanted_ports(sites: usize, ports: [u16; 4]) -> Outcome<Vec<Wanted>> {
+    check_count(sites)?;
+    Ok(listeners((0..sites).map(address), ports))
+}
+
+fn listeners(sites: impl Iterator<Item = IpAddr>, ports: [u16; 4]) -> Vec<Wanted> {
+    let [http, https, dns, control] = ports;
+    let mut wanted: Vec<Wanted> = relay::LOOPBACK
+        .into_iter()
+        .chain(sites)
+        .flat_map(|ip| {
+            [(http, false, "--http"), (https, false, "--https"), (dns, true, "--dns")]
+                .map(|(port, udp, flag)| Wanted { address: SocketAddr::new(ip, port), udp, flag })
+        })
+        .collect();
+    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), control);
+    wanted.push(Wanted { address, udp: false, flag: "--control" });
+    wanted
+}
+
+/// The loopback address of a site, by its place among the sites.
+fn address(index: usize) -> IpAddr {
+    Ipv4Addr::new(127, 0, 1, u8::try_from(index + 1).unwrap_or(u8::MAX)).into()
+}
+
 /// The box, planned.
 #[derive(Debug, Clone)]
 pub(crate) struct BoxPlan {
@@ -32,13 +70,7 @@ pub(crate) struct BoxPlan {
 impl BoxPlan {
     /// Plans the box that `options` ask for.
     pub(crate) fn new(options: &Options) -> Outcome<Self> {
-        if !(1..=CITIES.len()).contains(&options.sites) {
-            return Err(Failure::new(
-                Code::Usage,
-                format!("a box has 1 to {} sites, not {}", CITIES.len(), options.sites),
-                "give --sites a number in that range",
-            ));
-        }
+        check_count(options.sites)?;
         let executable = crate::serve::executable()?;
         let sites = CITIES
             .iter()
@@ -58,17 +90,7 @@ impl BoxPlan {
     /// Every listener of the box.
     pub(crate) fn wanted_ports(&self) -> Vec<Wanted> {
         let Options { http, https, dns, control, .. } = self.options;
-        let addresses = relay::LOOPBACK.into_iter().chain(self.site_addresses().into_values());
-        let mut wanted: Vec<Wanted> = addresses
-            .flat_map(|ip| {
-                [(http, false, "--http"), (https, false, "--https"), (dns, true, "--dns")].map(
-                    |(port, udp, flag)| Wanted { address: SocketAddr::new(ip, port), udp, flag },
-                )
-            })
-            .collect();
-        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), control);
-        wanted.push(Wanted { address, udp: false, flag: "--control" });
-        wanted
+        listeners(self.site_addresses().into_values(), [http, https, dns, control])
     }
 
     /// Sites' addresses by the names of the children that serve there.
@@ -189,7 +211,6 @@ impl BoxPlan {
 }
 
 fn site(index: usize, city: &City, options: &Options) -> anyhow::Result<Site> {
-    let last = u8::try_from(index + 1)?;
     let provider = PROVIDERS.iter().cycle().nth(index).copied().unwrap_or_default();
     Ok(Site {
         id: SiteId::new(city.code)?,
@@ -198,7 +219,7 @@ fn site(index: usize, city: &City, options: &Options) -> anyhow::Result<Site> {
         region: city.region,
         point: city.point,
         provider: ProviderName::new(provider)?,
-        addresses: vec![Ipv4Addr::new(127, 0, 1, last).into()],
+        addresses: vec![address(index)],
         http_port: options.http,
         https_port: options.https,
         memory_mib: SITE_MEMORY_MIB,

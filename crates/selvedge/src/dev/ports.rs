@@ -20,30 +20,40 @@ pub(crate) struct Wanted {
 /// the process that has it and the flag that moves the box elsewhere.
 pub(crate) fn check(wanted: &[Wanted]) -> Outcome {
     for want in wanted {
-        let tcp = TcpListener::bind(want.address).map(drop);
-        let udp = if want.udp { UdpSocket::bind(want.address).map(drop) } else { Ok(()) };
-        let Err(error) = tcp.and(udp) else { continue };
-        // A machine without IPv6 has no ::1 to relay; the box is whole without it.
-        if want.address.is_ipv6() && error.kind() == ErrorKind::AddrNotAvailable {
-            continue;
+        if let Some(error) = refused(want) {
+            return Err(refusal(want, &error));
         }
-        return Err(refusal(want, &error));
     }
     Ok(())
+}
+
+/// Why a wanted address can't be had, in words that go on after the address; `None` when it can.
+pub(crate) fn taken(want: &Wanted) -> Option<String> {
+    let error = refused(want)?;
+    Some(match error.kind() {
+        ErrorKind::AddrInUse => format!("is taken by {}", holder_words(want.address)),
+        ErrorKind::PermissionDenied => "may not be listened on by this user".to_owned(),
+        _ => format!("can't be listened on: {error}"),
+    })
+}
+
+fn refused(want: &Wanted) -> Option<std::io::Error> {
+    let tcp = TcpListener::bind(want.address).map(drop);
+    let udp = if want.udp { UdpSocket::bind(want.address).map(drop) } else { Ok(()) };
+    let error = tcp.and(udp).err()?;
+    // A machine without IPv6 has no ::1 to relay; the box is whole without it.
+    let absent = want.address.is_ipv6() && error.kind() == ErrorKind::AddrNotAvailable;
+    (!absent).then_some(error)
 }
 
 fn refusal(want: &Wanted, error: &std::io::Error) -> Failure {
     let Wanted { address, flag, .. } = want;
     match error.kind() {
-        ErrorKind::AddrInUse => {
-            let holder = holder(*address)
-                .map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
-            Failure::new(
-                Code::Taken,
-                format!("{address} is taken by {holder}"),
-                format!("stop it, or choose another port with {flag} PORT"),
-            )
-        }
+        ErrorKind::AddrInUse => Failure::new(
+            Code::Taken,
+            format!("{address} is taken by {}", holder_words(*address)),
+            format!("stop it, or choose another port with {flag} PORT"),
+        ),
         ErrorKind::PermissionDenied => Failure::new(
             Code::Taken,
             format!("this user may not listen on {address}"),
@@ -68,6 +78,10 @@ impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "process {} ({})", self.pid, self.command)
     }
+}
+
+fn holder_words(address: SocketAddr) -> String {
+    holder(address).map_or_else(|| "another process".to_owned(), |holder| holder.to_string())
 }
 
 /// The process that holds `address`, as far as this user may see.

@@ -7,6 +7,7 @@ pub(crate) mod console;
 mod curl;
 mod demo;
 mod deploy;
+pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod man;
@@ -59,6 +60,7 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
         Verb::Sites => sites::run(&connection, terminal).await,
         Verb::Console(args) => console::run(args, &connection, terminal).await,
         Verb::Curl(curl) => curl::run(curl, &connection, terminal).await,
+        Verb::Doctor(doctor) => doctor::run(doctor, &connection, terminal).await,
         Verb::Control(options) => serve::control(options, terminal).await,
         Verb::Agent(options) => serve::agent(options, terminal).await,
         Verb::Remote(options) => remote::run(options, &connection, terminal),
@@ -104,6 +106,6 @@ pub(crate) fn show(path: &Path) -> String {
 }
 
 /// Unix milliseconds now.
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
 }
