@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use selvedge_model::manifest::UpstreamAddress;
+use selvedge_model::manifest::{ProcessLimits, UpstreamAddress};
 use selvedge_model::{
     Activation, App, AppName, Artifact, AssignmentEntry, Digest, Epoch, Release, ReleaseId,
     Service, ServiceKind, ServiceName, SiteId,
@@ -41,6 +41,8 @@ pub(crate) struct WorkloadPlan {
     pub(crate) start_timeout_s: u32,
     pub(crate) stop_timeout_s: u32,
     pub(crate) memory_mib: u32,
+    #[serde(skip_serializing_if = "ProcessLimits::is_default")]
+    pub(crate) limits: ProcessLimits,
 }
 
 impl WorkloadPlan {
@@ -266,25 +268,31 @@ fn part(
                 allow_local,
             }))
         }
-        ServiceKind::Process { command, health, start_timeout_s, stop_timeout_s, memory_mib } => {
-            Part::Process(Box::new(WorkloadPlan {
-                name: format!("{site}/{}/{}/{name}", app.0, app.1),
-                tenant: app.0.to_string(),
-                label: Label {
-                    app: app.0.clone(),
-                    environment: app.1.clone(),
-                    service: name.clone(),
-                    release: release.id.short(),
-                },
-                artifact: artifact()?,
-                command: command.clone(),
-                environment: environment(site, app, &release.app, service, &release.id),
-                health: health.clone(),
-                start_timeout_s: *start_timeout_s,
-                stop_timeout_s: *stop_timeout_s,
-                memory_mib: *memory_mib,
-            }))
-        }
+        ServiceKind::Process {
+            command,
+            health,
+            start_timeout_s,
+            stop_timeout_s,
+            memory_mib,
+            limits,
+        } => Part::Process(Box::new(WorkloadPlan {
+            name: format!("{site}/{}/{}/{name}", app.0, app.1),
+            tenant: app.0.to_string(),
+            label: Label {
+                app: app.0.clone(),
+                environment: app.1.clone(),
+                service: name.clone(),
+                release: release.id.short(),
+            },
+            artifact: artifact()?,
+            command: command.clone(),
+            environment: environment(site, app, &release.app, service, &release.id),
+            health: health.clone(),
+            start_timeout_s: *start_timeout_s,
+            stop_timeout_s: *stop_timeout_s,
+            memory_mib: *memory_mib,
+            limits: *limits,
+        })),
     })
 }
 

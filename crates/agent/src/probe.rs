@@ -258,6 +258,7 @@ mod tests {
             start_timeout_s: 1,
             stop_timeout_s: 1,
             memory_mib: 16,
+            limits: selvedge_model::manifest::ProcessLimits::default(),
         };
         let route = |(path, hosts): &(&str, &[&str])| Route {
             hosts: hosts.iter().map(|host| Host::new(host).unwrap()).collect(),
@@ -284,6 +285,7 @@ mod tests {
                 environment: BTreeMap::new(),
             }],
             placement: Placement::default(),
+            build_limits: selvedge_model::manifest::BuildLimits::default(),
         }
     }
 

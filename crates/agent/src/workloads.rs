@@ -51,9 +51,9 @@ impl Running {
             stop_timeout: Duration::from_secs(plan.stop_timeout_s.into()),
             limits: Limits {
                 memory_mib: plan.memory_mib,
-                cpu_millis: Some(1000),
-                processes: 512,
-                disk_mib: (plan.memory_mib / 2).max(64),
+                cpu_millis: Some(plan.limits.cpu_millis),
+                processes: plan.limits.processes,
+                disk_mib: plan.limits.disk_mib(plan.memory_mib),
             },
             output: Some(log.output(plan.label.clone())),
         });

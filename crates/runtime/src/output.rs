@@ -101,6 +101,35 @@ fn clean(line: &str) -> String {
     clean
 }
 
+/// Leaves out lines that only repeat the one before, and counts them.
+#[derive(Debug, Default)]
+pub(crate) struct Repeats {
+    last: Option<String>,
+    count: u64,
+}
+
+impl Repeats {
+    /// A line to show, after a note on what was left out before it; `None` for a repeated one.
+    pub(crate) fn add(&mut self, line: String) -> Option<(Option<String>, String)> {
+        if self.last.as_ref() == Some(&line) {
+            self.count += 1;
+            return None;
+        }
+        let note = self.note();
+        self.last = Some(line.clone());
+        Some((note, line))
+    }
+
+    /// What was left out since the last line that was shown.
+    pub(crate) fn note(&mut self) -> Option<String> {
+        match std::mem::take(&mut self.count) {
+            0 => None,
+            1 => self.last.clone(),
+            count => Some(format!("[the same line {count} times more]")),
+        }
+    }
+}
+
 /// The last lines.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -165,5 +194,20 @@ mod tests {
         let all = lines(&input).await;
         let long = format!("{} [line cut]", "x".repeat(MAX_LINE_BYTES));
         assert_eq!(all, ["red", "\tab", "\u{fffd}", "shown", &long, "", "last"]);
+    }
+
+    #[test]
+    fn a_repeated_line_is_shown_once() {
+        let mut repeats = Repeats::default();
+        let mut shown = Vec::new();
+        for line in ["a", "b", "b", "c", "c", "c", "c", "a", "a", "a"] {
+            if let Some((note, line)) = repeats.add(line.to_owned()) {
+                shown.extend(note.into_iter().chain([line]));
+            }
+        }
+        shown.extend(repeats.note());
+        let more = |count| format!("[the same line {count} times more]");
+        assert_eq!(shown, ["a", "b", "b", "c", &more(3), "a", &more(2)]);
+        assert_eq!(repeats.note(), None);
     }
 }

@@ -13,7 +13,7 @@ use crate::RuntimeError;
 use crate::guard::{Guard, Phase};
 use crate::limits::{Excess, Limits};
 use crate::link::End;
-use crate::output::{Lines, Tail};
+use crate::output::{Lines, Repeats, Tail};
 use crate::prepare::{Machine, Program, Running};
 use crate::protocol::Exit;
 
@@ -161,7 +161,12 @@ pub(crate) fn signal_name(signal: i32) -> String {
 async fn pump(mut lines: Lines, output: mpsc::Sender<String>) {
     let mut room = MAX_OUTPUT_BYTES;
     let mut tail = Tail::new(LAST_LINES);
+    let mut repeats = Repeats::default();
     while let Some(line) = lines.next().await {
+        let Some((note, line)) = repeats.add(line) else { continue };
+        if let Some(note) = note {
+            let _ = output.send(note).await;
+        }
         if room > line.len() {
             room -= line.len() + 1;
             let _ = output.send(line).await;
@@ -174,6 +179,9 @@ async fn pump(mut lines: Lines, output: mpsc::Sender<String>) {
             }
             tail.push(line);
         }
+    }
+    if let Some(note) = repeats.note() {
+        let _ = output.send(note).await;
     }
     if tail.dropped() > 0 {
         let _ = output.send(format!("[{} lines left out]", tail.dropped())).await;

@@ -30,6 +30,7 @@ fn plan(name: &str, release: &str) -> WorkloadPlan {
         start_timeout_s: 1,
         stop_timeout_s: 1,
         memory_mib: 64,
+        limits: selvedge_model::manifest::ProcessLimits::default(),
     }
 }
 

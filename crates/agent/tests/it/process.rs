@@ -61,6 +61,7 @@ impl World {
             start_timeout_s: 60,
             stop_timeout_s: 10,
             memory_mib: 128,
+            limits: selvedge_model::manifest::ProcessLimits::default(),
         };
         self.release(kind, artifact).await
     }

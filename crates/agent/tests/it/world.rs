@@ -16,6 +16,7 @@ use selvedge_fabric::embedded::Embedded;
 use selvedge_fabric::server::Server;
 use selvedge_fabric::{Expect, SharedFabric, Typed};
 use selvedge_model::documents::{Installation, PinKeys};
+use selvedge_model::manifest::BuildLimits;
 use selvedge_model::manifest::{PathPattern, Placement};
 use selvedge_model::{
     Activation, App, AppName, AppReport, Artifact, Assignment, AssignmentEntry, Digest,
@@ -155,6 +156,7 @@ impl World {
                 response_headers: BTreeMap::new(),
             }],
             placement: Placement::default(),
+            build_limits: BuildLimits::default(),
         };
         let tree = artifact.digest.to_string();
         let id = Release::identify(&app, &tree).unwrap();

@@ -199,6 +199,7 @@ mod tests {
             start_timeout_s: 30,
             stop_timeout_s: 10,
             memory_mib,
+            limits: selvedge_model::manifest::ProcessLimits::default(),
         };
         let releases = BTreeMap::from([(app.clone(), release.id)]);
         world.releases.entry(app.clone()).or_default().insert(release.id, release);

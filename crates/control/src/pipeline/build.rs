@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use selvedge_model::manifest::BuildLimits;
 use selvedge_model::{App, Service, Stage};
 use selvedge_runtime::{RuntimeError, TaskOutcome, TaskSpec};
 use tokio::sync::mpsc;
@@ -103,7 +104,7 @@ impl Run {
             command: command.to_owned(),
             environment: environment(app, service, &candidate.release.0.short()),
             timeout,
-            limits: limits.task,
+            limits: task_limits(&app.build_limits),
             network: true,
         };
         let (sender, mut lines) = mpsc::channel::<String>(64);
@@ -139,6 +140,15 @@ impl Run {
                 Err(Refusal { reason: format!("{subject} {what}: {command}{mend}"), last_lines })
             }
         }
+    }
+}
+
+fn task_limits(limits: &BuildLimits) -> selvedge_runtime::Limits {
+    selvedge_runtime::Limits {
+        memory_mib: limits.memory_mib,
+        cpu_millis: limits.cpu_millis,
+        processes: limits.processes,
+        disk_mib: limits.disk_mib,
     }
 }
 

@@ -84,8 +84,6 @@ pub struct Limits {
     pub build: Duration,
     /// Time for each test command.
     pub test: Duration,
-    /// What a build or test may use.
-    pub task: selvedge_runtime::Limits,
     /// Size of an artifact.
     pub artifact: artifact::Limits,
     /// Time for sites to fetch a release, besides what its services may take to start.
@@ -106,12 +104,6 @@ impl Default for Limits {
         Self {
             build: Duration::from_secs(15 * 60),
             test: Duration::from_secs(10 * 60),
-            task: selvedge_runtime::Limits {
-                memory_mib: 2048,
-                cpu_millis: None,
-                processes: 1024,
-                disk_mib: 4096,
-            },
             artifact: artifact::Limits::default(),
             fetch: Duration::from_secs(60),
             verify: Duration::from_secs(30),

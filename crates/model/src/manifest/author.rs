@@ -11,7 +11,7 @@ use super::diagnostic::{Diagnostic, Problems, quote};
 use super::keys::{self, MAX_COMMAND_BYTES, MAX_VARIABLES};
 use super::routes::Taken;
 use super::section::{Section, Text};
-use super::{App, Redirect, placement, redirects, routes, services};
+use super::{App, Redirect, limits, placement, redirects, routes, services};
 use crate::id::AppName;
 
 /// The most bytes that `selvedge.toml` may have.
@@ -74,6 +74,10 @@ fn read(document: &Section<'_>, problems: &mut Problems<'_>) -> Option<App> {
         .table("placement", "[placement]", problems)
         .map(|section| placement::read(&section, problems))
         .unwrap_or_default();
+    let build_limits = document
+        .table("build_limits", "[build_limits]", problems)
+        .map(|section| limits::of_builds(&section, problems))
+        .unwrap_or_default();
     let app = app?;
     app.refuse_unknown(&keys::APP.names(), &[], problems);
     let app = App {
@@ -86,6 +90,7 @@ fn read(document: &Section<'_>, problems: &mut Problems<'_>) -> Option<App> {
         routes,
         redirects,
         placement,
+        build_limits,
     };
     redirects::refuse_loops(&app, &places, problems);
     Some(app)

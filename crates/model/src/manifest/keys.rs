@@ -4,6 +4,10 @@
 //! and the tables of the guide's reference are this text: a test holds them to it. What a key's
 //! value means is decided where it is read.
 
+mod tables;
+
+pub(super) use tables::{APP, BUILD_LIMITS, PLACEMENT, REDIRECT, ROUTE, SERVICE};
+
 /// A table of the author form.
 #[derive(Debug)]
 pub struct Table {
@@ -75,6 +79,8 @@ pub enum Takes {
     Size(Range),
     /// A duration in seconds, written with a unit.
     Duration(Range),
+    /// Processors in thousandths, written as a decimal number.
+    Processors(Range),
 }
 
 /// The limits of a number, both included.
@@ -107,7 +113,7 @@ pub enum Without {
 }
 
 /// Every table, in the order of the guide.
-pub const TABLES: [&Table; 5] = [&APP, &SERVICE, &ROUTE, &REDIRECT, &PLACEMENT];
+pub const TABLES: [&Table; 6] = [&APP, &SERVICE, &ROUTE, &REDIRECT, &PLACEMENT, &BUILD_LIMITS];
 
 /// The kinds of service, with what each is in a few words.
 pub const KINDS: [(&str, &str); 3] = [
@@ -157,6 +163,19 @@ pub(super) const DEFAULT_STATUS: u16 = 307;
 /// Memory of a process in MiB: less than the least starts no interpreter.
 pub(super) const MEMORY: Range = Range { least: 16, most: 64 * 1024 };
 pub(super) const DEFAULT_MEMORY_MIB: u32 = 256;
+/// Processor time in thousandths of a processor: less than the least serves nobody.
+pub(super) const PROCESSORS: Range = Range { least: 50, most: 256_000 };
+pub(super) const DEFAULT_CPU_MILLIS: u32 = 1000;
+/// What a service writes is kept in memory.
+pub(super) const SERVICE_DISK: Range = Range { least: 1, most: MEMORY.most };
+/// Processes and threads: a runtime such as Node.js or the JVM has some dozens.
+pub(super) const PROCESSES: Range = Range { least: 16, most: 32_768 };
+pub(super) const DEFAULT_PROCESSES: u32 = 512;
+/// Of a build: a checkout with its dependencies.
+pub(super) const BUILD_DISK: Range = Range { least: 16, most: 1024 * 1024 };
+pub(super) const DEFAULT_BUILD_MEMORY_MIB: u32 = 2048;
+pub(super) const DEFAULT_BUILD_DISK_MIB: u32 = 4096;
+pub(super) const DEFAULT_BUILD_PROCESSES: u32 = 1024;
 /// In seconds. A push has five minutes until it is live, so a longer wait for one service is of no
 /// use.
 pub(super) const TIMEOUT: Range = Range { least: 1, most: 300 };
@@ -194,6 +213,10 @@ impl Key {
                 let (least, most) = (duration(range.least), duration(range.most));
                 format!(" A whole number with `s` or `m`, from {least} to {most}.")
             }
+            Takes::Processors(range) => {
+                let (least, most) = (processors(range.least), processors(range.most));
+                format!(" A number, from {least} to {most}.")
+            }
             _ => String::new(),
         };
         format!("{}{limits}", self.about)
@@ -205,6 +228,7 @@ impl Key {
             (Without::Value(value), _) => Some(value.to_owned()),
             (Without::Number(mib), Takes::Size(_)) => Some(format!("\"{}\"", size(mib))),
             (Without::Number(s), Takes::Duration(_)) => Some(format!("\"{}\"", duration(s))),
+            (Without::Number(millis), Takes::Processors(_)) => Some(processors(millis)),
             (Without::Number(number), _) => Some(number.to_string()),
             (Without::Refused | Without::Words(_), _) => None,
         }
@@ -230,314 +254,8 @@ pub(super) fn duration(s: u32) -> String {
     if s.is_multiple_of(60) { format!("{}m", s / 60) } else { format!("{s}s") }
 }
 
-pub(super) const APP: Table = Table {
-    name: "app",
-    title: "[app]",
-    most: None,
-    about: "What the app is called, and how it is built and tested.",
-    keys: &[
-        key(
-            "name",
-            LABEL,
-            Without::Refused,
-            "Unique in the installation: lower-case letters, digits and hyphens, beginning with a letter, at most 63. An app that names no host is served at `NAME.ZONE`.",
-            "\"shop\"",
-        ),
-        key(
-            "build",
-            COMMAND,
-            Without::Words("nothing is run"),
-            "A shell command, run once before the services' own builds.",
-            "\"npm ci && npm run build\"",
-        ),
-        key(
-            "test",
-            COMMAND,
-            Without::Words("nothing is run"),
-            "A shell command, run after all builds. A non-zero exit refuses the push.",
-            "\"npm test\"",
-        ),
-        key(
-            "environment",
-            ENVIRONMENT,
-            Without::Words("none"),
-            "Variables for build, test and every service: see [environment](#environment).",
-            "{ CURRENCY = \"EUR\" }",
-        ),
-        key(
-            "force_https",
-            Takes::Flag,
-            Without::Value("false"),
-            "Whether plain HTTP is answered with a redirect (308) to the same address with HTTPS.",
-            "true",
-        ),
-    ],
-    either: &[],
-};
-
-pub(super) const SERVICE: Table = Table {
-    name: "service",
-    title: "[[service]]",
-    most: Some(MAX_SERVICES),
-    about: "What answers requests.",
-    keys: &[
-        key(
-            "name",
-            LABEL,
-            Without::Refused,
-            "Unique in the app, with the same letters as an app's name.",
-            "\"web\"",
-        ),
-        key(
-            "kind",
-            Takes::Word(KIND_NAMES),
-            Without::Refused,
-            "`\"static\"` for files, `\"process\"` for a program that listens on `$PORT`, `\"upstream\"` for a plain HTTP server elsewhere.",
-            "\"static\"",
-        ),
-        key(
-            "build",
-            COMMAND,
-            Without::Words("nothing is run"),
-            "A shell command, run after the app's `build`.",
-            "\"npm run build\"",
-        )
-        .of(BUILT),
-        key(
-            "environment",
-            ENVIRONMENT,
-            Without::Words("none"),
-            "Variables for this service's build and run, over the app's.",
-            "{ NODE_ENV = \"production\" }",
-        )
-        .of(BUILT),
-        key(
-            "root",
-            Takes::Text { pattern: r"[^/\\\u0000-\u001f][^\\\u0000-\u001f]*", most: MAX_PATH_BYTES },
-            Without::Refused,
-            "The directory whose files are served, relative to the app's directory and within it. `\".\"` is the app's directory.",
-            "\"public\"",
-        )
-        .of(STATIC),
-        key(
-            "fallback",
-            Takes::Text { pattern: r"[^/\\\u0000-\u001f]([^\\\u0000-\u001f]*[^/\\\u0000-\u001f])?", most: MAX_PATH_BYTES },
-            Without::Words("404, with `404.html` if there is one"),
-            "A file below `root` that answers where no file is, for an app that routes in the browser. It answers pages: a path that looks like a missing file, such as `/app.js`, stays 404 unless the client asks for HTML.",
-            "\"index.html\"",
-        )
-        .of(STATIC),
-        key(
-            "command",
-            COMMAND,
-            Without::Refused,
-            "A shell command that runs until SIGTERM and answers HTTP/1.1 on `$PORT`. Begin it with `exec`, so that the signal reaches the program itself.",
-            "\"exec node server.js\"",
-        )
-        .of(PROCESS),
-        key(
-            "health",
-            Takes::Text { pattern: r"/([!-\u0022$-.0-~][!-\u0022$-~]*)?", most: MAX_PATH_BYTES },
-            Without::Words("none"),
-            "A path that answers 2xx or 3xx when all is well. A process is ready once it does; without one, once `$PORT` accepts connections. An upstream is asked every 10 seconds; without one, it is connected to.",
-            "\"/healthz\"",
-        )
-        .of(SERVERS),
-        key(
-            "memory",
-            Takes::Size(MEMORY),
-            Without::Number(DEFAULT_MEMORY_MIB),
-            "The limit for all its processes.",
-            "\"512MiB\"",
-        )
-        .of(PROCESS),
-        key(
-            "start_timeout",
-            Takes::Duration(TIMEOUT),
-            Without::Number(DEFAULT_START_TIMEOUT_S),
-            "How long it may take to be ready.",
-            "\"1m\"",
-        )
-        .of(PROCESS),
-        key(
-            "stop_timeout",
-            Takes::Duration(TIMEOUT),
-            Without::Number(DEFAULT_STOP_TIMEOUT_S),
-            "How long it may take to end after SIGTERM, before SIGKILL.",
-            "\"20s\"",
-        )
-        .of(PROCESS),
-        key(
-            "addresses",
-            Takes::Texts { pattern: r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?/?", most: MAX_ADDRESSES },
-            Without::Refused,
-            "Where it is: `http://`, a host name or an address, and a port unless it is 80. With several, requests go to each in turn, and one that can't be connected to is passed over.",
-            "[\"http://10.0.0.5:9000\", \"http://10.0.0.6:9000\"]",
-        )
-        .of(UPSTREAM),
-        key(
-            "host",
-            Takes::Text { pattern: r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?", most: 260 },
-            Without::Words("the visitor's own"),
-            "The `host` header that it is sent.",
-            "\"legacy.example.com\"",
-        )
-        .of(UPSTREAM),
-    ],
-    either: &[],
-};
-
-pub(super) const ROUTE: Table = Table {
-    name: "route",
-    title: "[[route]]",
-    most: Some(MAX_ROUTES),
-    about: "Which requests go to which service.",
-    keys: &[
-        key(
-            "host",
-            Takes::Text { pattern: HOST, most: 254 },
-            Without::Words("the app's default host"),
-            "A host name.",
-            "\"shop.example.com\"",
-        ),
-        key(
-            "hosts",
-            Takes::Texts { pattern: HOST, most: MAX_HOSTS },
-            Without::Words("the app's default host"),
-            "Several of them, in place of `host`.",
-            "[\"shop.example.com\", \"www.shop.example.com\"]",
-        ),
-        key(
-            "path",
-            Takes::Text { pattern: PATH, most: MAX_PATH_BYTES },
-            Without::Value("\"/*\""),
-            "`\"/exact\"`, or `\"/prefix/*\"`, which matches `/prefix`, `/prefix/` and everything below.",
-            "\"/api/*\"",
-        ),
-        key(
-            "service",
-            LABEL,
-            Without::Words("the app's only service"),
-            "The service that answers.",
-            "\"api\"",
-        ),
-        key(
-            "rewrite",
-            Takes::Text { pattern: PATH, most: MAX_PATH_BYTES },
-            Without::Words("the path as it came"),
-            "The path that the service is asked for: an exact one, or with `/*` the one that replaces the prefix of `path`. `\"/*\"` takes the prefix off.",
-            "\"/v2/*\"",
-        ),
-        key(
-            "response_headers",
-            Takes::Map { pattern: "[!#$%&'*+.^_`|~0-9A-Za-z-]+", most: MAX_HEADERS },
-            Without::Words("none"),
-            "Headers set on every response of the route, replacing the service's own.",
-            "{ x-frame-options = \"DENY\" }",
-        ),
-    ],
-    either: &[["host", "hosts"]],
-};
-
-pub(super) const REDIRECT: Table = Table {
-    name: "redirect",
-    title: "[[redirect]]",
-    most: Some(MAX_ROUTES),
-    about: "Which requests are sent elsewhere.",
-    keys: &[
-        key(
-            "host",
-            Takes::Text { pattern: HOST, most: 254 },
-            Without::Words("the app's default host"),
-            "A host name.",
-            "\"www.example.com\"",
-        ),
-        key(
-            "hosts",
-            Takes::Texts { pattern: HOST, most: MAX_HOSTS },
-            Without::Words("the app's default host"),
-            "Several of them, in place of `host`.",
-            "[\"www.example.com\", \"example.org\"]",
-        ),
-        key(
-            "from",
-            Takes::Text { pattern: PATH, most: MAX_PATH_BYTES },
-            Without::Value("\"/*\""),
-            "The paths, as in a route.",
-            "\"/old/*\"",
-        ),
-        key(
-            "to",
-            Takes::Text { pattern: r"(https?://[^/?#*\s]+(/.*)?|/([^/].*)?)", most: MAX_URL_BYTES },
-            Without::Refused,
-            "A path at the same host, or a whole URL, as it is in a browser's address line. A `/*` at its end stands for what `/*` in `from` matched. The query goes along, unless there is one here.",
-            "\"https://example.com/*\"",
-        ),
-        key(
-            "status",
-            Takes::OneOf(STATUSES),
-            Without::Number(DEFAULT_STATUS as u32),
-            "`308` or `301` for good, which browsers remember; `307` or `302` for now; `303` to answer a form. Clients of 301, 302 and 303 go on with GET.",
-            "308",
-        ),
-    ],
-    either: &[["host", "hosts"]],
-};
-
-/// An absolute path without query, escapes or backslashes; a star may be the last segment.
-const PATH: &str = r"(/[^/*?#%\\\u0000-\u001f]+)*/([^/?#%\\*\u0000-\u001f]*|\*)";
-
-pub(super) const PLACEMENT: Table = Table {
-    name: "placement",
-    title: "[placement]",
-    most: None,
-    about: "At which sites the app runs. Without it, at every site.",
-    keys: &[
-        key(
-            "min_sites",
-            Takes::Number(SITES),
-            Without::Number(DEFAULT_MIN_SITES),
-            "Fewer sites that qualify refuse the push.",
-            "2",
-        ),
-        key(
-            "max_sites",
-            Takes::Number(SITES),
-            Without::Words("every site that qualifies"),
-            "No more sites than this; which ones, `selvedge why` explains.",
-            "6",
-        ),
-        key(
-            "include",
-            Takes::Texts { pattern: SITE, most: MAX_ENTRIES },
-            Without::Words("none"),
-            "Ids of sites that must be chosen.",
-            "[\"fra\"]",
-        ),
-        key(
-            "exclude",
-            Takes::Texts { pattern: SITE, most: MAX_ENTRIES },
-            Without::Words("none"),
-            "Ids of sites that must not be chosen.",
-            "[\"nyc\"]",
-        ),
-        key(
-            "regions",
-            Takes::Texts {
-                pattern: "(africa|asia|europe|north-america|oceania|south-america)",
-                most: MAX_ENTRIES,
-            },
-            Without::Words("everywhere"),
-            "`africa`, `asia`, `europe`, `north-america`, `oceania`, `south-america`: only sites in one of these.",
-            "[\"europe\"]",
-        ),
-        key(
-            "jurisdictions",
-            Takes::Texts { pattern: "[A-Za-z]{2}", most: MAX_ENTRIES },
-            Without::Words("everywhere"),
-            "Two-letter country codes (ISO 3166-1), or `EU`: only sites in one of these.",
-            "[\"EU\"]",
-        ),
-    ],
-    either: &[],
-};
+/// Thousandths of a processor as people write them.
+pub(super) fn processors(millis: u32) -> String {
+    let text = format!("{}.{:03}", millis / 1000, millis % 1000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}

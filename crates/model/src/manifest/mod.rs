@@ -7,6 +7,7 @@ mod author;
 mod diagnostic;
 mod discover;
 mod keys;
+mod limits;
 mod placement;
 mod redirects;
 mod routes;
@@ -23,6 +24,7 @@ pub use author::{MAX_FILE_BYTES, parse};
 pub use diagnostic::{Diagnostic, closest};
 pub use discover::{FILE_NAME, discover};
 pub use keys::{KINDS, Key, Range, TABLES, Table, Takes, Without};
+pub use limits::{BuildLimits, ProcessLimits};
 pub use redirects::{Destination, Redirect, find_loop, loop_words};
 pub use schema::schema;
 pub use upstream::{AddressError, UpstreamAddress};
@@ -54,6 +56,9 @@ pub struct App {
     pub redirects: Vec<Redirect>,
     /// Where the app is to run.
     pub placement: Placement,
+    /// What builds and tests may use.
+    #[serde(default, skip_serializing_if = "BuildLimits::is_default")]
+    pub build_limits: BuildLimits,
 }
 
 /// A workload of an app.
@@ -95,6 +100,9 @@ pub enum ServiceKind {
         stop_timeout_s: u32,
         /// Memory limit in MiB.
         memory_mib: u32,
+        /// What else it may use.
+        #[serde(default, skip_serializing_if = "ProcessLimits::is_default")]
+        limits: ProcessLimits,
     },
     /// A plain HTTP/1.1 server elsewhere.
     Upstream {

@@ -95,6 +95,11 @@ fn key_schema(key: &Key) -> Value {
         Takes::Number(range) => {
             json!({"type": "integer", "minimum": range.least, "maximum": range.most})
         }
+        Takes::Processors(range) => json!({
+            "type": "number",
+            "minimum": f64::from(range.least) / 1000.0,
+            "maximum": f64::from(range.most) / 1000.0,
+        }),
         Takes::Size(_) => text("[0-9]+ *(MiB|GiB)", 32),
         Takes::Duration(_) => text("[0-9]+ *(s|m)", 32),
     };

@@ -215,6 +215,30 @@ impl<'a> Section<'a> {
         flag
     }
 
+    /// The decimal number at `key`, in thousandths; what is finer is left out.
+    pub(super) fn thousandths(
+        &self,
+        key: &str,
+        problems: &mut Problems<'_>,
+    ) -> Option<(u32, usize)> {
+        let (at, value) = self.get(key)?;
+        let thousandths = match value {
+            DeValue::Integer(number) if number.radix() == 10 => thousandths(number.as_str()),
+            DeValue::Float(number) => thousandths(number.as_str()),
+            _ => None,
+        };
+        if thousandths.is_none() {
+            let what = match value {
+                DeValue::Integer(number) => number.as_str().chars().take(40).collect(),
+                DeValue::Float(number) => number.as_str().chars().take(40).collect(),
+                other => type_name(other).to_owned(),
+            };
+            let message = format!("`{key}` is {what}, and it takes a decimal number from 0 up");
+            problems.report(at, message, format!("write a number without quotes: {key} = 0.5"));
+        }
+        thousandths.map(|thousandths| (thousandths, at))
+    }
+
     /// The texts of the list at `key`, at most `limit`, and none twice. An empty list is refused,
     /// as it can be read as "all" and as "none".
     pub(super) fn texts(
@@ -295,6 +319,17 @@ impl<'a> Section<'a> {
     fn get(&self, key: &str) -> Option<(usize, &'a DeValue<'a>)> {
         self.table.get(key).map(|value| (value.span().start, value.get_ref()))
     }
+}
+
+/// A plain decimal number, without sign or exponent.
+fn thousandths(text: &str) -> Option<u32> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(part) {
+        return None;
+    }
+    let part: String = part.chars().chain("000".chars()).take(3).collect();
+    whole.parse::<u32>().ok()?.checked_mul(1000)?.checked_add(part.parse().ok()?)
 }
 
 fn type_name(value: &DeValue<'_>) -> &'static str {

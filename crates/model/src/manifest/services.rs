@@ -7,7 +7,7 @@ use super::keys::{
     Range,
 };
 use super::section::{Section, Text};
-use super::{AddressError, Service, ServiceKind, UpstreamAddress};
+use super::{AddressError, Service, ServiceKind, UpstreamAddress, limits};
 use crate::id::ServiceName;
 
 const COMING_KINDS: [&str; 2] = ["container", "function"];
@@ -229,13 +229,16 @@ fn process(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<Service
     let health = health(section, problems);
     let start_timeout_s = seconds(section, "start_timeout", problems);
     let stop_timeout_s = seconds(section, "stop_timeout", problems);
-    let memory_mib = memory(section, problems);
+    let memory_mib =
+        size(section, "memory", keys::MEMORY, "256MiB", problems).unwrap_or(DEFAULT_MEMORY_MIB);
+    let limits = limits::of_process(section, memory_mib, problems);
     Some(ServiceKind::Process {
         command: command?,
         health,
         start_timeout_s: start_timeout_s.unwrap_or(DEFAULT_START_TIMEOUT_S),
         stop_timeout_s: stop_timeout_s.unwrap_or(DEFAULT_STOP_TIMEOUT_S),
-        memory_mib: memory_mib.unwrap_or(DEFAULT_MEMORY_MIB),
+        memory_mib,
+        limits,
     })
 }
 
@@ -282,25 +285,31 @@ fn seconds(section: &Section<'_>, key: &str, problems: &mut Problems<'_>) -> Opt
     seconds
 }
 
-/// A size of memory: a whole number with `MiB` or `GiB`.
-fn memory(section: &Section<'_>, problems: &mut Problems<'_>) -> Option<u32> {
-    let text = section.text_such_as("memory", "256MiB", problems)?;
+/// A size in MiB: a whole number with `MiB` or `GiB`.
+pub(super) fn size(
+    section: &Section<'_>,
+    key: &str,
+    range: Range,
+    example: &str,
+    problems: &mut Problems<'_>,
+) -> Option<u32> {
+    let text = section.text_such_as(key, example, problems)?;
     let units = [("MiB", 1), ("GiB", 1024)];
-    let memory = quantity(text.text, &units);
-    match memory {
+    let size = quantity(text.text, &units);
+    match size {
         None => {
-            let message = format!("{} is no size that `memory` takes", quote(text.text));
+            let message = format!("{} is no size that `{key}` takes", quote(text.text));
             let units = one_of(units.map(|(unit, _)| unit));
-            let mend = format!("write a whole number with {units}: memory = \"256MiB\"");
+            let mend = format!("write a whole number with {units}: {key} = \"{example}\"");
             problems.report(text.at, message, mend);
         }
-        Some(memory) if !keys::MEMORY.contains(memory) => {
-            let message = format!("`memory` is {memory} MiB");
-            problems.report(text.at, message, between(keys::MEMORY, keys::size));
+        Some(size) if !range.contains(size) => {
+            let message = format!("`{key}` is {size} MiB");
+            problems.report(text.at, message, between(range, keys::size));
         }
         Some(_) => {}
     }
-    memory
+    size
 }
 
 fn between(range: Range, show: impl Fn(u32) -> String) -> String {
