@@ -56,6 +56,7 @@ pub(crate) fn release(name: &str) -> Release {
             }],
             redirects: Vec::new(),
             placement: Placement::default(),
+            build_limits: selvedge_model::manifest::BuildLimits::default(),
         },
         repository: repository(),
         directory: String::new(),
