@@ -47,7 +47,27 @@ const REFUSED: &[c_long] = &[
     libc::SYS_delete_module,
     libc::SYS_kexec_load,
     libc::SYS_kexec_file_load,
+    libc::SYS_fanotify_init,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_syslog,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ioperm,
 ];
+
+/// The kinds of sockets that programs may open: Unix, IP, and netlink, by which C libraries list
+/// interfaces. Others are rare, were ways out of sandboxes, and some (VSOCK) are not confined by
+/// network namespaces.
+const SOCKETS: &[i32] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
 /// Refused with EPERM when their first argument asks for a user namespace.
 const WITH_FLAGS: &[c_long] = &[libc::SYS_clone, libc::SYS_unshare];
@@ -89,8 +109,23 @@ pub(super) fn filter() -> Vec<sock_filter> {
             allowed,
         ]);
     }
+    filter.extend(sockets(allowed));
     filter.push(allowed);
     filter
+}
+
+/// The part that decides on socket(2), whose number may be in the accumulator.
+fn sockets(allowed: sock_filter) -> Vec<sock_filter> {
+    let mut decide = vec![load(ARGUMENT_AT)];
+    for kind in SOCKETS {
+        decide.extend([unless(libc::BPF_JEQ, kind.cast_unsigned(), 1, 0), allowed]);
+    }
+    // As a kernel without them would answer.
+    decide.push(answer(libc::EAFNOSUPPORT));
+    let length = u8::try_from(decide.len()).unwrap_or(u8::MAX);
+    let mut part = vec![unless(libc::BPF_JEQ, number(libc::SYS_socket), length, 0)];
+    part.append(&mut decide);
+    part
 }
 
 fn number(call: c_long) -> u32 {

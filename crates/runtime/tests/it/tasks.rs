@@ -293,6 +293,10 @@ def name(*arguments):
 print(name(clone, NEW_USER | 17, 0, 0, 0, 0), name(setns, 0, 0), name(mount, 0, 0, 0, 0, 0))
 print(name(bpf, 0, 0, 0), name(keyctl, 0, -3, 0), name(userfaultfd, 1), name(io_uring_setup, 1, 0))
 print(name(clone3, 0, 0), name(0x40000000 | getpid), name(getpid), name(clone, 17, 0, 0, 0, 0))
+socket, swapon, reboot, clock_settime = (41, 167, 169, 227) if x86 else (198, 224, 142, 112)
+print(*[name(socket, kind, 3, 0) for kind in (17, 38, 40)])
+print(*[name(socket, kind, 2, 0) for kind in (1, 2, 10)])
+print(name(swapon, 0, 0), name(reboot, 0, 0, 0), name(clock_settime, 0, 0))
 ";
 
 #[tokio::test]
@@ -303,7 +307,8 @@ async fn calls_that_only_administrators_need_are_refused() {
     assert_eq!(
         output,
         "unshare: unshare failed: Operation not permitted\nEPERM EPERM EPERM\n\
-         EPERM EPERM EPERM EPERM\nENOSYS ENOSYS worked worked"
+         EPERM EPERM EPERM EPERM\nENOSYS ENOSYS worked worked\n\
+         EAFNOSUPPORT EAFNOSUPPORT EAFNOSUPPORT\nworked worked worked\nEPERM EPERM EPERM"
     );
     // What builds do with threads and processes works.
     let workers = "new (require('worker_threads').Worker)('console.log(1)', {eval: true}); \

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use selvedge_fabric::layout::{Layout, LayoutError, VERSION_FILE};
+use selvedge_fabric::layout::{Found, Layout, LayoutError, VERSION_FILE};
 use serde::Serialize;
 
 use super::leftovers;
@@ -29,6 +29,11 @@ pub(crate) const TENANTS: &str = "tenants";
 /// database, have versions of their own.
 const LAYOUT: Layout =
     Layout { kind: "box", migrations: &[], unstamped: &["box"], neutral: &[LOCK] };
+
+/// Finds out what is in a directory, and changes nothing.
+pub(crate) fn inspect(data: &Path) -> Result<Found, LayoutError> {
+    LAYOUT.inspect(data)
+}
 
 /// A locked data directory.
 #[derive(Debug)]

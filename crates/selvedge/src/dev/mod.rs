@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use self::child::State;
 use self::data::BoxData;
+pub(crate) use self::data::inspect;
 use self::plan::BoxPlan;
 pub(crate) use self::plan::wanted_ports;
 use crate::contract;

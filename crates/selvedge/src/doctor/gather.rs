@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::AccessFlags;
 use selvedge_api::{Client, ClientConfig, SiteHealth};
+use selvedge_fabric::layout::Found;
 use selvedge_runtime::Runtime;
 use tokio::process::Command;
 
@@ -110,6 +111,8 @@ async fn first_line(program: &str, arguments: &[&str]) -> Option<String> {
     let output = tokio::time::timeout(VERSION_TIMEOUT, output).await.ok()?.ok()?;
     let printed = if output.stdout.is_empty() { output.stderr } else { output.stdout };
     let line = String::from_utf8_lossy(&printed).lines().next()?.trim().to_owned();
+    // What follows are the versions of libraries.
+    let line = line.split(" (").next().unwrap_or_default().to_owned();
     (output.status.success() && !line.is_empty()).then_some(line)
 }
 
@@ -168,19 +171,24 @@ pub(crate) async fn installation(
 
 fn state(data: &Path) -> DataState {
     let Ok(found) = std::fs::metadata(data) else { return DataState::Missing };
-    let entries: Vec<_> = std::fs::read_dir(data).into_iter().flatten().flatten().collect();
-    // One that this user may not look into has no entries to see.
-    let is_box = data.join("box").exists() || (entries.is_empty() && found.is_dir());
-    if !is_box {
-        return DataState::Foreign;
+    let owner = found.uid();
+    // What is another's can't be looked into, and says no more than that it is another's.
+    let is_ours = owner == nix::unistd::geteuid().as_raw() || nix::unistd::geteuid().is_root();
+    match crate::dev::inspect(data) {
+        Ok(Found::New) => return DataState::Missing,
+        Err(error) if is_ours => {
+            return DataState::Unusable(error.to_string());
+        }
+        Ok(Found::Version(_)) | Err(_) => {}
     }
+    let entries = std::fs::read_dir(data).into_iter().flatten().flatten();
     let written = |metadata: &std::fs::Metadata| {
         let since = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
         u64::try_from(since.as_millis()).ok()
     };
-    let newest = entries.iter().filter_map(|entry| written(&entry.metadata().ok()?)).max();
+    let newest = entries.filter_map(|entry| written(&entry.metadata().ok()?)).max();
     DataState::Box(Directory {
-        owner: found.uid(),
+        owner,
         mode: found.mode() & 0o777,
         writable: nix::unistd::access(data, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
         newest_ms: newest.unwrap_or_default(),

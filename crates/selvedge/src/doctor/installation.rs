@@ -37,12 +37,12 @@ pub(crate) struct Data {
 }
 
 /// What is where a box would keep its data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DataState {
     /// Nothing.
     Missing,
-    /// Something that is no box's.
-    Foreign,
+    /// Something that is no box's, or a newer version's: in words, with a colon and the mend.
+    Unusable(String),
     /// A box's directory.
     Box(Directory),
 }
@@ -117,17 +117,17 @@ pub(crate) fn check(facts: &Facts) -> Vec<Finding> {
 
 fn data(facts: &Facts) -> Vec<Finding> {
     let Data { path, state } = &facts.data;
-    let DataState::Box(Directory { owner, mode, writable, newest_ms }) = *state else {
-        return vec![match state {
-            DataState::Missing => {
-                Finding::note("directory", format!("there is no box at {path} yet"))
-            }
-            _ => Finding::fail(
-                "directory",
-                format!("{path} has files that are not a box's"),
-                "name another directory with --data DIR or SELVEDGE_DATA",
-            ),
-        }];
+    let Directory { owner, mode, writable, newest_ms } = match state {
+        DataState::Box(directory) => *directory,
+        DataState::Missing => {
+            return vec![Finding::note("directory", format!("there is no box at {path} yet"))];
+        }
+        DataState::Unusable(reason) => {
+            let other = "name another directory with --data DIR or SELVEDGE_DATA";
+            let split = reason.rsplit_once("; ").or_else(|| reason.rsplit_once(": "));
+            let (what, mend) = split.unwrap_or((reason, other));
+            return vec![Finding::fail("directory", what, mend)];
+        }
     };
     let mut findings = Vec::new();
     if owner != facts.user && facts.user != 0 {
@@ -324,93 +324,97 @@ mod tests {
     /// Each way to be broken, the level, a word of what is said, and one of the mend.
     type Case = (fn(&mut Facts), Level, &'static str, &'static str);
 
+    const CASES: [Case; 16] = [
+        (
+            |it| directory(it).owner = 7,
+            Level::Fail,
+            "belongs to user 7, and you are user 1000",
+            "--data",
+        ),
+        (|it| directory(it).mode = 0o755, Level::Fail, "mode 755", "chmod 700 /b"),
+        (|it| directory(it).writable = false, Level::Fail, "can't be written", "read-only"),
+        (
+            |it| directory(it).newest_ms = NOW + 2 * DAY_MS,
+            Level::Warn,
+            "the clock has gone back",
+            "set the clock",
+        ),
+        (
+            |it| {
+                let words = "/b was written by a newer Selvedge: run that version";
+                it.data.state = DataState::Unusable(words.into());
+            },
+            Level::Fail,
+            "a newer Selvedge",
+            "run that version",
+        ),
+        (
+            |it| it.supervisor = Some(Supervisor { pid: Some(42), lives: false }),
+            Level::Warn,
+            "process 42 was killed",
+            "selvedge dev",
+        ),
+        (
+            |it| it.supervisor = Some(Supervisor { pid: None, lives: false }),
+            Level::Warn,
+            "can't be read",
+            "selvedge dev",
+        ),
+        (
+            |it| it.dead_sockets = vec!["hooks.sock".into()],
+            Level::Fail,
+            "nobody listens on hooks.sock",
+            "control.log",
+        ),
+        (
+            |it| it.authority.as_mut().unwrap().ends_ms = Ok(NOW),
+            Level::Fail,
+            "has expired",
+            "ca.key",
+        ),
+        (
+            |it| it.authority.as_mut().unwrap().ends_ms = Ok(NOW + 3 * DAY_MS),
+            Level::Warn,
+            "expires in 3 days",
+            "trust the new one",
+        ),
+        (
+            |it| it.authority.as_mut().unwrap().ends_ms = Err("no PEM".into()),
+            Level::Fail,
+            "no PEM",
+            "backup",
+        ),
+        (
+            |it| {
+                let error = ("the token is not accepted".into(), Some("use its own".into()));
+                it.control.as_mut().unwrap().status = Err(error);
+            },
+            Level::Fail,
+            "token is not accepted",
+            "use its own",
+        ),
+        (|it| status(it).version = "9.9.9".into(), Level::Warn, "version 9.9.9", "restart"),
+        (
+            |it| status(it).problems = vec!["builds are not limited: run as root".into()],
+            Level::Warn,
+            "builds are not limited",
+            "run as root",
+        ),
+        (|it| status(it).lost = vec!["fra".into()], Level::Fail, "no word from fra", "SITE.log"),
+        (
+            |it| {
+                let sites = vec!["fra".into(), "nyc".into()];
+                status(it).site_problems = vec![("no HTTPS: free the port".into(), sites)];
+            },
+            Level::Warn,
+            "no HTTPS (at fra, nyc)",
+            "free the port",
+        ),
+    ];
+
     #[test]
     fn each_broken_installation_is_told_with_its_mend() {
-        let cases: [Case; 16] = [
-            (
-                |it| directory(it).owner = 7,
-                Level::Fail,
-                "belongs to user 7, and you are user 1000",
-                "--data",
-            ),
-            (|it| directory(it).mode = 0o755, Level::Fail, "mode 755", "chmod 700 /b"),
-            (|it| directory(it).writable = false, Level::Fail, "can't be written", "read-only"),
-            (
-                |it| directory(it).newest_ms = NOW + 2 * DAY_MS,
-                Level::Warn,
-                "the clock has gone back",
-                "set the clock",
-            ),
-            (|it| it.data.state = DataState::Foreign, Level::Fail, "not a box's", "--data"),
-            (
-                |it| it.supervisor = Some(Supervisor { pid: Some(42), lives: false }),
-                Level::Warn,
-                "process 42 was killed",
-                "selvedge dev",
-            ),
-            (
-                |it| it.supervisor = Some(Supervisor { pid: None, lives: false }),
-                Level::Warn,
-                "can't be read",
-                "selvedge dev",
-            ),
-            (
-                |it| it.dead_sockets = vec!["hooks.sock".into()],
-                Level::Fail,
-                "nobody listens on hooks.sock",
-                "control.log",
-            ),
-            (
-                |it| it.authority.as_mut().unwrap().ends_ms = Ok(NOW),
-                Level::Fail,
-                "has expired",
-                "ca.key",
-            ),
-            (
-                |it| it.authority.as_mut().unwrap().ends_ms = Ok(NOW + 3 * DAY_MS),
-                Level::Warn,
-                "expires in 3 days",
-                "trust the new one",
-            ),
-            (
-                |it| it.authority.as_mut().unwrap().ends_ms = Err("no PEM".into()),
-                Level::Fail,
-                "no PEM",
-                "backup",
-            ),
-            (
-                |it| {
-                    let error = ("the token is not accepted".into(), Some("use its own".into()));
-                    it.control.as_mut().unwrap().status = Err(error);
-                },
-                Level::Fail,
-                "token is not accepted",
-                "use its own",
-            ),
-            (|it| status(it).version = "9.9.9".into(), Level::Warn, "version 9.9.9", "restart"),
-            (
-                |it| status(it).problems = vec!["builds are not limited: run as root".into()],
-                Level::Warn,
-                "builds are not limited",
-                "run as root",
-            ),
-            (
-                |it| status(it).lost = vec!["fra".into()],
-                Level::Fail,
-                "no word from fra",
-                "SITE.log",
-            ),
-            (
-                |it| {
-                    let sites = vec!["fra".into(), "nyc".into()];
-                    status(it).site_problems = vec![("no HTTPS: free the port".into(), sites)];
-                },
-                Level::Warn,
-                "no HTTPS (at fra, nyc)",
-                "free the port",
-            ),
-        ];
-        for (break_it, level, what, mend) in cases {
+        for (break_it, level, what, mend) in CASES {
             let finding = broken(break_it);
             assert_eq!(finding.level, level, "{finding:?}");
             assert!(finding.what.contains(what), "{finding:?}");

@@ -411,80 +411,81 @@ mod tests {
     /// Each way to be broken, the level, a word of what is said, and one of the mend.
     type Case = (fn(&mut Facts), Level, &'static str, &'static str);
 
+    const CASES: [Case; 20] = [
+        (|it| it.namespaces_missing = vec!["user"], Level::Fail, "kind user", "kernel"),
+        (|it| it.seccomp = false, Level::Warn, "seccomp", "CONFIG_SECCOMP_FILTER"),
+        (|it| it.overlay = false, Level::Warn, "writes beside", "modprobe overlay"),
+        (|it| it.kernel = "5.15.0".into(), Level::Warn, "id-mapped", "5.19"),
+        (|it| it.git = None, Level::Fail, "nothing can be pushed", "apt-get install git"),
+        (
+            |it| it.git.as_mut().unwrap().version = "2.25.1".into(),
+            Level::Fail,
+            "2.25.1 is too old",
+            "2.29",
+        ),
+        (
+            |it| it.git.as_mut().unwrap().http_backend = false,
+            Level::Fail,
+            "no http-backend",
+            "git-daemon",
+        ),
+        (|it| it.disk.as_mut().unwrap().free_mib = 100, Level::Fail, "100 MiB", "--data"),
+        (|it| it.disk.as_mut().unwrap().free_mib = 2000, Level::Warn, "2000 MiB", "--data"),
+        (
+            |it| it.disk.as_mut().unwrap().free_files = Some(9),
+            Level::Fail,
+            "9 more files",
+            "--data",
+        ),
+        (|it| it.now_ms = 0, Level::Fail, "before 2025", "timedatectl"),
+        (|it| it.synchronised = Some(false), Level::Warn, "not synchronised", "chrony"),
+        (|it| it.files = 256, Level::Fail, "256 files", "LimitNOFILE"),
+        (|it| it.files = 1024, Level::Warn, "1024 files", "ulimit -n"),
+        (|it| it.ipv6 = false, Level::Warn, "::1", "disable_ipv6=0"),
+        (
+            |it| {
+                it.root = false;
+                it.processes = 500;
+            },
+            Level::Warn,
+            "may have 500",
+            "ulimit -u",
+        ),
+        (
+            |it| {
+                it.root = false;
+                it.user_namespaces.most = Some(0);
+            },
+            Level::Fail,
+            "max_user_namespaces is 0",
+            "sysctl -w user.max_user_namespaces=15000",
+        ),
+        (
+            |it| {
+                it.root = false;
+                it.user_namespaces.apparmor = Some(1);
+            },
+            Level::Fail,
+            "apparmor",
+            "restrict_unprivileged_userns=0",
+        ),
+        (
+            |it| it.sandbox.impossible = Some("no namespaces. To mend it, allow them".into()),
+            Level::Fail,
+            "none can be made: no namespaces",
+            "allow them",
+        ),
+        (
+            |it| it.sandbox.lacks = vec!["memory is not limited: run as root".into()],
+            Level::Warn,
+            "memory is not limited",
+            "run as root",
+        ),
+    ];
+
     #[test]
     fn each_broken_machine_is_told_with_its_mend() {
-        let cases: [Case; 20] = [
-            (|it| it.namespaces_missing = vec!["user"], Level::Fail, "kind user", "kernel"),
-            (|it| it.seccomp = false, Level::Warn, "seccomp", "CONFIG_SECCOMP_FILTER"),
-            (|it| it.overlay = false, Level::Warn, "writes beside", "modprobe overlay"),
-            (|it| it.kernel = "5.15.0".into(), Level::Warn, "id-mapped", "5.19"),
-            (|it| it.git = None, Level::Fail, "nothing can be pushed", "apt-get install git"),
-            (
-                |it| it.git.as_mut().unwrap().version = "2.25.1".into(),
-                Level::Fail,
-                "2.25.1 is too old",
-                "2.29",
-            ),
-            (
-                |it| it.git.as_mut().unwrap().http_backend = false,
-                Level::Fail,
-                "no http-backend",
-                "git-daemon",
-            ),
-            (|it| it.disk.as_mut().unwrap().free_mib = 100, Level::Fail, "100 MiB", "--data"),
-            (|it| it.disk.as_mut().unwrap().free_mib = 2000, Level::Warn, "2000 MiB", "--data"),
-            (
-                |it| it.disk.as_mut().unwrap().free_files = Some(9),
-                Level::Fail,
-                "9 more files",
-                "--data",
-            ),
-            (|it| it.now_ms = 0, Level::Fail, "before 2025", "timedatectl"),
-            (|it| it.synchronised = Some(false), Level::Warn, "not synchronised", "chrony"),
-            (|it| it.files = 256, Level::Fail, "256 files", "LimitNOFILE"),
-            (|it| it.files = 1024, Level::Warn, "1024 files", "ulimit -n"),
-            (|it| it.ipv6 = false, Level::Warn, "::1", "disable_ipv6=0"),
-            (
-                |it| {
-                    it.root = false;
-                    it.processes = 500;
-                },
-                Level::Warn,
-                "may have 500",
-                "ulimit -u",
-            ),
-            (
-                |it| {
-                    it.root = false;
-                    it.user_namespaces.most = Some(0);
-                },
-                Level::Fail,
-                "max_user_namespaces is 0",
-                "sysctl -w user.max_user_namespaces=15000",
-            ),
-            (
-                |it| {
-                    it.root = false;
-                    it.user_namespaces.apparmor = Some(1);
-                },
-                Level::Fail,
-                "apparmor",
-                "restrict_unprivileged_userns=0",
-            ),
-            (
-                |it| it.sandbox.impossible = Some("no namespaces. To mend it, allow them".into()),
-                Level::Fail,
-                "none can be made: no namespaces",
-                "allow them",
-            ),
-            (
-                |it| it.sandbox.lacks = vec!["memory is not limited: run as root".into()],
-                Level::Warn,
-                "memory is not limited",
-                "run as root",
-            ),
-        ];
-        for (break_it, level, what, mend) in cases {
+        for (break_it, level, what, mend) in CASES {
             let finding = broken(break_it);
             assert_eq!(finding.level, level, "{finding:?}");
             assert!(finding.what.contains(what), "{finding:?}");

@@ -8,6 +8,8 @@ mod command_line;
 #[cfg(test)]
 mod console;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod guide;
 #[cfg(test)]
 mod kills;
