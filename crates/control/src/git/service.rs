@@ -27,6 +27,8 @@ const MAX_REQUEST: u64 = (1 << 30) + (1 << 20);
 const IDLE: Duration = Duration::from_secs(60);
 /// How long a request may take, waiting in the queue and every stage included.
 const TOTAL: Duration = Duration::from_secs(4 * 3600);
+/// How long git may take to end by itself when a request is over.
+const LINGER: Duration = Duration::from_secs(5);
 /// Requests at once.
 const CONCURRENT: usize = 64;
 
@@ -195,20 +197,20 @@ struct Exchange {
 
 impl Exchange {
     async fn run(mut self, request: Body, repository: &RepositoryName) {
-        let (stdin, stdout, stderr) =
+        let (stdin, mut stdout, mut stderr) =
             (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take());
         let complaints = async {
             let mut text = Vec::new();
-            if let Some(mut stderr) = stderr {
-                let _ = (&mut stderr).take(4096).read_to_end(&mut text).await;
-                let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
+            if let Some(stderr) = &mut stderr {
+                let _ = (&mut *stderr).take(4096).read_to_end(&mut text).await;
+                let _ = tokio::io::copy(stderr, &mut tokio::io::sink()).await;
             }
             text
         };
         let gone = self.body.clone();
         let exchange = async {
             let feeding = feed(stdin, request);
-            let answering = drain(stdout, &mut self.head, &self.body);
+            let answering = drain(stdout.as_mut(), &mut self.head, &self.body);
             tokio::pin!(feeding, answering);
             tokio::select! {
                 biased;
@@ -234,6 +236,19 @@ impl Exchange {
             let broken = std::io::Error::other(reason);
             let _ = self.body.try_send(Err(broken));
         }
+        // Whatever git has taken in of half a push it clears away when it sees the request's end,
+        // unless it is killed, be it by writing to who is gone.
+        let rest = async {
+            let mut sink = tokio::io::sink();
+            if let (Some(stdout), Some(stderr)) = (&mut stdout, &mut stderr) {
+                let mut other = tokio::io::sink();
+                let _ = tokio::join!(
+                    tokio::io::copy(stdout, &mut sink),
+                    tokio::io::copy(stderr, &mut other)
+                );
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, rest).await;
         // A child that has ended is only reaped by this.
         let _ = self.child.start_kill();
         let _ = self.child.wait().await;
@@ -265,11 +280,11 @@ async fn feed(stdin: Option<ChildStdin>, mut body: Body) -> Result<(), String> {
 
 /// Reads the child's answer: the head first, then the body until the client is gone.
 async fn drain(
-    stdout: Option<ChildStdout>,
+    stdout: Option<&mut ChildStdout>,
     head: &mut Option<oneshot::Sender<(StatusCode, HeaderMap)>>,
     body: &mpsc::Sender<Result<Bytes, std::io::Error>>,
 ) -> Result<(), String> {
-    let Some(mut stdout) = stdout else { return Err("git has no output".to_owned()) };
+    let Some(stdout) = stdout else { return Err("git has no output".to_owned()) };
     let mut buffer = BytesMut::with_capacity(32 << 10);
     let rest = loop {
         if let Some((end, start)) = cgi::head_end(&buffer) {

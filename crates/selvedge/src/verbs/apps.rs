@@ -28,7 +28,7 @@ enum Action {
     /// Remove an app: a commit without its selvedge.toml, which takes it down at every site.
     #[command(after_help = "Examples:
   selvedge apps rm shop
-  git pull && git revert HEAD && selvedge deploy  # brings it back
+  git pull selvedge main && git revert HEAD && selvedge deploy  # brings it back
 
 The app's other files stay in the repository. Its name and hosts are free for others.")]
     Rm(Remove),
@@ -94,7 +94,7 @@ async fn rm(remove: &Remove, control: &Control, terminal: Terminal) -> Outcome {
     let commit = push.new_commit.get(..12).unwrap_or(&push.new_commit);
     terminal.line(terminal.paint(Look::Good, format!("{app} is removed.")));
     terminal.line(format!(
-        "main of {} is now {commit}. To bring {app} back: git pull && git revert {commit}, and push.",
+        "main of {} is now {commit}. To bring {app} back: `git pull selvedge main`, `git revert {commit}`, and deploy.",
         push.repository
     ));
     Ok(())

@@ -10,9 +10,9 @@ mod console;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
-mod guide;
+mod failures;
 #[cfg(test)]
-mod kills;
+mod guide;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub(crate) struct Planet {
     pub(crate) data: PathBuf,
     pub(crate) info: DevInfo,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     supervisor: Child,
     // Last, so that the processes end before their directory goes.
     directory: Option<tempfile::TempDir>,
@@ -31,15 +32,35 @@ pub(crate) struct Planet {
 impl Planet {
     /// Starts a box of `sites` sites on free ports. `arguments` are added to the command line.
     pub(crate) async fn start(sites: usize, arguments: &[&str]) -> Self {
+        Self::start_with(sites, arguments, &[]).await
+    }
+
+    /// The same with variables of the environment.
+    pub(crate) async fn start_with(
+        sites: usize,
+        arguments: &[&str],
+        environment: &[(&str, String)],
+    ) -> Self {
         let directory = tempfile::Builder::new().prefix("selvedge-test-").tempdir().unwrap();
         let data = directory.path().join("box");
-        let mut planet = Self::start_at(&data, sites, arguments).await;
+        let mut planet = Self::launch(&data, sites, arguments, environment).await;
         planet.directory = Some(directory);
         planet
     }
 
     /// The same in a directory that the test keeps.
     pub(crate) async fn start_at(data: &Path, sites: usize, arguments: &[&str]) -> Self {
+        Self::launch(data, sites, arguments, &[]).await
+    }
+
+    async fn launch(
+        data: &Path,
+        sites: usize,
+        arguments: &[&str],
+        environment: &[(&str, String)],
+    ) -> Self {
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let ports = free_ports(sites);
         let mut all: Vec<String> = ["dev", "--json", "--sites"].map(String::from).to_vec();
         all.push(sites.to_string());
@@ -48,13 +69,14 @@ impl Planet {
         }
         all.extend(["--data".into(), data.to_string_lossy().into_owned()]);
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        let (supervisor, info) = launch(&all).await;
-        Self { data: data.to_owned(), info, arguments: all, supervisor, directory: None }
+        let (supervisor, info) = launch(&all, &environment).await;
+        let data = data.to_owned();
+        Self { data, info, arguments: all, environment, supervisor, directory: None }
     }
 
     /// Starts the supervisor again on the same data, after it has ended.
     pub(crate) async fn restart(&mut self) {
-        let (supervisor, info) = launch(&self.arguments).await;
+        let (supervisor, info) = launch(&self.arguments, &self.environment).await;
         self.supervisor = supervisor;
         self.info = info;
     }
@@ -135,9 +157,10 @@ impl Drop for Planet {
     }
 }
 
-async fn launch(arguments: &[String]) -> (Child, DevInfo) {
+async fn launch(arguments: &[String], environment: &[(String, String)]) -> (Child, DevInfo) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_selvedge"))
         .args(arguments)
+        .envs(environment.iter().cloned())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
