@@ -78,7 +78,7 @@ fn the_examples_are_accepted() {
         assert!(accepted, "{}:\n{output}", file.display());
         names.push(file);
     }
-    assert_eq!(names.len(), 4, "{names:?}");
+    assert!(names.len() >= 5, "{names:?}");
 }
 
 #[test]

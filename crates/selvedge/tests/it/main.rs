@@ -4,6 +4,8 @@
 mod harness;
 
 #[cfg(test)]
+mod author;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod console;

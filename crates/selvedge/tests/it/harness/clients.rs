@@ -124,7 +124,7 @@ impl Clients {
     ) -> Self {
         let token = CancellationToken::new();
         let made = watch::Sender::new(0);
-        let tls = trust(&planet.info.ca);
+        let tls = trust(&planet.info.ca, &[b"h2"]);
         let habits =
             [Habit::Http1Cookie, Habit::Http2Header, Habit::Http1Forgetful, Habit::Http2Forgetful];
         let tasks = (0..count * habits.len())
@@ -170,7 +170,8 @@ impl Clients {
     }
 }
 
-fn trust(ca: &std::path::Path) -> Arc<rustls::ClientConfig> {
+/// TLS that trusts the box's authority alone, and asks for one of `protocols`.
+pub(crate) fn trust(ca: &std::path::Path, protocols: &[&[u8]]) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).unwrap() {
         roots.add(certificate.unwrap()).unwrap();
@@ -181,7 +182,7 @@ fn trust(ca: &std::path::Path) -> Arc<rustls::ClientConfig> {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Arc::new(config)
 }
 
