@@ -17,6 +17,7 @@ pub mod hook;
 pub mod logs;
 mod operations;
 pub mod pipeline;
+mod running;
 mod server;
 mod steering;
 mod tasks;

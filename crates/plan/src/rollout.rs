@@ -61,7 +61,7 @@ pub struct Input<'a> {
     pub warm_at_commit: &'a BTreeSet<SiteId>,
     /// What sites say of the app.
     pub reports: &'a BTreeMap<SiteId, AppReport>,
-    /// Now.
+    /// Now, on the clock of the two below.
     pub now_ms: u64,
     /// When the present phase (warming or verifying) is to be over.
     pub deadline_ms: u64,

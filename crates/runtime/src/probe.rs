@@ -42,7 +42,7 @@ pub(crate) fn find(
     let mend = "run Selvedge as root, or allow user namespaces (sysctl \
                 user.max_user_namespaces, kernel.unprivileged_userns_clone, \
                 kernel.apparmor_restrict_unprivileged_userns; in a container, its seccomp profile \
-                and masked /proc)";
+                and masked /proc); or run what you trust without a sandbox, by --unsafe-builds";
     (Ability::None(format!("{reason}. To mend it, {mend}")), None)
 }
 

@@ -37,6 +37,9 @@ pub(crate) struct Connection {
     /// URL of the control API.
     #[arg(long, global = true, env = "SELVEDGE_CONTROL", value_name = "URL", value_hint = ValueHint::Url)]
     pub(crate) control_url: Option<String>,
+    /// The data directory of the box to use, where several run.
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) data: Option<PathBuf>,
     /// A file that holds the operator's token.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,

@@ -10,8 +10,8 @@ pub(crate) use selvedge_model::manifest::FILE_NAME as MANIFEST;
 use selvedge_model::{App, AppName, RepositoryName};
 
 use crate::cli::Connection;
-use crate::contract;
 use crate::failure::{Code, Failure, OrFail as _, Outcome};
+use crate::{boxes, contract};
 
 /// The git remote that says where an app is deployed.
 pub(crate) const REMOTE: &str = "selvedge";
@@ -63,11 +63,6 @@ pub(crate) fn usual_data() -> Outcome<PathBuf> {
     }
 }
 
-/// The box that runs on this machine, if its supervisor lives.
-pub(crate) fn running_box() -> Option<DevInfo> {
-    read_box(&default_data().ok()?)
-}
-
 /// The box on `data`, if its supervisor lives.
 pub(crate) fn read_box(data: &Path) -> Option<DevInfo> {
     let info: DevInfo =
@@ -78,24 +73,28 @@ pub(crate) fn read_box(data: &Path) -> Option<DevInfo> {
 
 /// Finds control: flags and variables, then the git remote, then a running box.
 pub(crate) fn find_control(connection: &Connection) -> Outcome<Control> {
-    let dev = running_box();
-    let remote = if connection.control_url.is_none() { remote() } else { None };
-    let url = connection
-        .control_url
-        .clone()
-        .or_else(|| remote.as_ref().map(|remote| remote.control.clone()))
-        .or_else(|| dev.as_ref().map(|dev| dev.control.clone()))
-        .ok_or_else(|| {
-            Failure::new(
-                Code::Control,
-                "no control was found: no flag, no SELVEDGE_CONTROL, no git remote `selvedge`, no box that runs",
-                "start a box with `selvedge dev`, or name a control with SELVEDGE_CONTROL and SELVEDGE_TOKEN",
-            )
-        })?;
-    let url = url.trim_end_matches('/').to_owned();
-    let dev = dev.filter(|dev| dev.control == url);
-    let known = remote.and_then(|remote| remote.token).map(Token);
-    let known = known.or_else(|| dev.as_ref().map(|dev| dev.token.clone()));
+    // A box that is named beats a remote that is merely there.
+    let named = connection.data.as_deref().filter(|_| connection.control_url.is_none());
+    let named = named.map(|data| boxes::choose(Some(data))).transpose()?.flatten();
+    let told = connection.control_url.is_some() || named.is_some();
+    let remote = if told { None } else { remote() };
+    let url = connection.control_url.as_ref().or(remote.as_ref().map(|remote| &remote.control));
+    let (url, dev) = match url.map(|url| url.trim_end_matches('/').to_owned()) {
+        Some(url) => (url.clone(), boxes::at(&url)),
+        None => {
+            let found = if named.is_some() { named } else { boxes::choose(None)? };
+            let dev = found.ok_or_else(|| {
+                Failure::new(
+                    Code::Control,
+                    "no control was found: no flag, no SELVEDGE_CONTROL, no git remote `selvedge`, no box that runs",
+                    "start a box with `selvedge dev`, or name a control with SELVEDGE_CONTROL and SELVEDGE_TOKEN",
+                )
+            })?;
+            (dev.control.clone(), Some(dev))
+        }
+    };
+    let known = remote.and_then(|remote| remote.token);
+    let known = known.map(Token).or_else(|| dev.as_ref().map(|dev| dev.token.clone()));
     let ca = connection.ca.clone().or_else(|| dev.as_ref().map(|dev| dev.ca.clone()));
     let client = |token: Token| {
         Client::new(&ClientConfig { url: url.clone(), token, ca: ca.clone() })

@@ -1,6 +1,7 @@
 //! Selvedge: the one binary. `dev`, `control` and `agent` run the product; the other verbs talk to
 //! it. This crate composes the others and holds no logic of theirs.
 
+mod boxes;
 mod cli;
 mod context;
 mod contract;

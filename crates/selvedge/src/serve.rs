@@ -137,7 +137,10 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
         admin: format!("http://{}", agent.admin_address()),
     };
     let path = options.data.join(contract::AGENT);
-    contract::write(&path, &info)?;
+    // A site that can serve does, even where the disk is full.
+    if let Err(failure) = contract::write(&path, &info) {
+        tracing::warn!("{}", failure.what());
+    }
     terminal.object(&info)?;
     terminal.line(format!(
         "the agent of {} is up: http {}, https {}",

@@ -3,7 +3,7 @@
 //! Callers have checked who asks. Only the three requests of the smart protocol pass; the child
 //! gets an environment of our making and ends with its request, whatever ends that.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,10 @@ const TOTAL: Duration = Duration::from_secs(4 * 3600);
 const LINGER: Duration = Duration::from_secs(5);
 /// Requests at once.
 const CONCURRENT: usize = 64;
+
+/// A push is refused when less is free on the disk, in bytes: what git unpacks would be cut short in
+/// words of its own, and control's store and the sites' ledgers need the rest.
+const MIN_FREE: u64 = 32 << 20;
 
 /// What the endpoint needs.
 #[derive(Debug, Clone)]
@@ -75,6 +79,11 @@ impl GitService {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return answer(StatusCode::SERVICE_UNAVAILABLE, "too many git requests at once");
         };
+        if target.receive && free_bytes(self.config.git.root()) < MIN_FREE {
+            let text = "no push is taken: less than 32 MiB are free on the disk of control's data. \
+                        What is live stays live; make room and push again";
+            return answer(StatusCode::INSUFFICIENT_STORAGE, text);
+        }
         let repository = self.config.git.repository(&target.repository);
         if !repository.exists() {
             if !target.receive {
@@ -316,6 +325,12 @@ async fn drain(
             Err(error) => return Err(format!("git's answer can't be read: {error}")),
         }
     }
+}
+
+/// What is free for this process; everything where the system doesn't say.
+fn free_bytes(path: &Path) -> u64 {
+    nix::sys::statvfs::statvfs(path)
+        .map_or(u64::MAX, |found| found.blocks_available().saturating_mul(found.fragment_size()))
 }
 
 fn answer(status: StatusCode, text: &'static str) -> Response<Body> {

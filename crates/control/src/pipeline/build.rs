@@ -121,9 +121,7 @@ impl Run {
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error @ RuntimeError::NoSandbox(_)) => {
-                return Err(Refusal::new(format!(
-                    "{subject} was not run: {error}. Mend that, or start control with --unsafe-builds"
-                )));
+                return Err(Refusal::new(format!("{subject} was not run: {error}")));
             }
             Err(RuntimeError::NoRoom(excess)) => {
                 return Err(Refusal::new(format!(

@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use selvedge_fabric::{FabricError, SharedFabric, artifact};
 use selvedge_model::documents::{AppRecord, PushCause, PushFailure};
@@ -48,7 +48,6 @@ use crate::hook::listener;
 use crate::logs::OwnLog;
 use crate::steering::{LEAVE, SETTLE};
 
-use crate::now_ms;
 pub(crate) use place::{Needs, choose};
 pub use progress::Progress;
 use progress::ProgressLog;
@@ -195,8 +194,8 @@ struct Shared {
     /// Whether there may be blobs that no release names: after a start, which may follow a crash,
     /// and when a release was deleted.
     blobs_due: AtomicBool,
-    /// When every site that is up has renewed its lease since control has started.
-    settled_ms: u64,
+    /// When control has started: sites that are up renew their leases in the moments after.
+    started: Instant,
     /// The pushes that wait or run, by repository and number.
     running: Mutex<HashMap<(RepositoryName, u64), Arc<ProgressLog>>>,
     own: OwnLog,
@@ -213,7 +212,6 @@ impl Pipeline {
         let path = hook_socket(&config.data);
         let hooks =
             listener::bind(&path).map_err(|source| PipelineError::Socket { path, source })?;
-        let settle = u64::try_from(config.limits.settle.as_millis()).unwrap_or(u64::MAX);
         let shared = Arc::new(Shared {
             store: Store(config.fabric),
             runtime: config.runtime,
@@ -224,7 +222,7 @@ impl Pipeline {
             cache: config.data.join("cache"),
             collecting: RwLock::new(()),
             blobs_due: AtomicBool::new(true),
-            settled_ms: now_ms().saturating_add(settle),
+            started: Instant::now(),
             running: Mutex::new(HashMap::new()),
             own: OwnLog::new(config.journal),
         });

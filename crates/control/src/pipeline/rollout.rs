@@ -2,7 +2,7 @@
 //! sites' reports is decided by `plan::rollout`; this keeps its input up to date and acts on it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
@@ -19,6 +19,7 @@ use super::Shared;
 use super::place::count;
 use super::run::{Refusal, Run, broken};
 use crate::now_ms;
+use crate::running::{LOOK, RunningTime};
 use crate::world::Slot;
 
 /// An app on its way to its sites.
@@ -167,7 +168,7 @@ fn reached(rollouts: &[Rollout], reached: &Reached) -> String {
     format!("{here} of {}, without {}", count(planned.len(), "site"), away.join(", "))
 }
 
-/// The bounds of a phase.
+/// The bounds of a phase, in time that this process runs.
 struct Phase {
     done: fn(&Verdict) -> bool,
     reached: SiteProgress,
@@ -212,7 +213,7 @@ impl Run {
         let phase = Phase {
             done: |verdict| *verdict == Verdict::ReadyToActivate,
             reached: SiteProgress::Warm,
-            deadline_ms: now_ms() + millis(limit),
+            deadline_ms: millis(limit),
             probe_retry_until_ms: 0,
         };
         let mut warm = self.follow(&mut rollouts, &phase).await.map_err(Stop::into_refusal)?;
@@ -231,8 +232,8 @@ impl Run {
         let phase = Phase {
             done: |verdict| *verdict == Verdict::Live,
             reached: SiteProgress::Live,
-            deadline_ms: now_ms() + millis(limits.verify),
-            probe_retry_until_ms: now_ms() + millis(limits.probe_retry),
+            deadline_ms: millis(limits.verify),
+            probe_retry_until_ms: millis(limits.probe_retry),
         };
         let live = self.follow(rollouts, &phase).await?;
         Ok(reached(rollouts, &live))
@@ -246,12 +247,13 @@ impl Run {
         let mut sightings = Sightings::open(shared).await.map_err(broken("watch the sites"))?;
         let environment = EnvironmentName::production();
         let none = BTreeMap::new();
+        let mut time = RunningTime::start(Instant::now());
         loop {
             let leased = sightings.leased();
-            let now = now_ms();
+            let now = millis(time.look(Instant::now()));
             let mut all_done = true;
             let mut reached = Reached::new();
-            let settled = now >= shared.settled_ms
+            let settled = self.settles_in(&time).is_zero()
                 || rollouts.iter().all(|rollout| rollout.sites.is_subset(&leased));
             for rollout in rollouts.iter_mut() {
                 let app = rollout.app().clone();
@@ -283,15 +285,25 @@ impl Run {
             if all_done && settled {
                 return Ok(reached);
             }
-            sightings.changed(self.patience(phase, now)).await;
+            sightings.changed(self.patience(phase, now, &time)).await;
         }
     }
 
+    /// How long sites that were there have to take their leases anew: after a start of control, and
+    /// after everything was stopped.
+    fn settles_in(&self, time: &RunningTime) -> Duration {
+        let settle = self.shared.limits.settle;
+        let since = self.shared.started.elapsed();
+        settle.saturating_sub(time.since_resumed().map_or(since, |resumed| resumed.min(since)))
+    }
+
     /// How long nothing new may come before time itself changes the verdict.
-    fn patience(&self, phase: &Phase, now: u64) -> Duration {
-        let moments = [phase.deadline_ms, phase.probe_retry_until_ms, self.shared.settled_ms];
-        let next = moments.into_iter().filter(|moment| *moment > now).min();
-        Duration::from_millis(next.map_or(1000, |moment| moment - now))
+    fn patience(&self, phase: &Phase, now: u64, time: &RunningTime) -> Duration {
+        let moments = [phase.deadline_ms, phase.probe_retry_until_ms];
+        let ahead = moments.into_iter().filter(|moment| *moment > now);
+        let ahead = ahead.map(|moment| Duration::from_millis(moment - now));
+        let settles = Some(self.settles_in(time)).filter(|rest| !rest.is_zero());
+        ahead.chain(settles).min().unwrap_or(LOOK).min(LOOK)
     }
 
     /// Tells the pusher what is not well although the release is, once for all sites.

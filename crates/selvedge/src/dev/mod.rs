@@ -64,6 +64,9 @@ pub(crate) struct Options {
 /// The name under which control is supervised.
 pub(crate) const CONTROL: &str = "control";
 
+/// How soon `dev.json` is written again after that failed.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
+
 /// Who is told that the box is ready.
 #[derive(Debug)]
 pub(crate) enum Audience {
@@ -85,13 +88,12 @@ pub(crate) async fn run(options: Options, audience: Audience, token: Cancellatio
     }
     let _ids = reserve_ids(&options.data)?;
     plan.write()?;
-    let relay = relay::Relay::bind(&[options.http, options.https, options.dns], options.dns)
-        .await
-        .or_fail(
-            Code::Taken,
-            "can't listen on loopback",
-            "choose other ports with --http, --https and --dns",
-        )?;
+    let Options { http, https, dns, .. } = *plan.options();
+    let relay = relay::Relay::bind(&[http, https, dns], dns).await.or_fail(
+        Code::Taken,
+        "can't listen on loopback",
+        "choose other ports with --http, --https and --dns",
+    )?;
     let tasks = TaskTracker::new();
     let stop = crate::signals::cancel_on_signal(token.clone());
     let children = start_children(&plan, &tasks, &token);
@@ -174,8 +176,17 @@ async fn announce(
     let path = plan.options().data.join(contract::DEV);
     let mut audience = Some(audience);
     loop {
+        let mut stale = false;
         if let Some(info) = info(plan, &children)? {
-            contract::write(&path, &info)?;
+            match contract::write(&path, &info) {
+                Ok(()) => {}
+                // A full disk must not end a box that runs.
+                Err(failure) if audience.is_none() => {
+                    tracing::warn!("{}", failure.what());
+                    stale = true;
+                }
+                Err(failure) => return Err(failure),
+            }
             match audience.take() {
                 Some(Audience::Terminal(terminal)) => {
                     terminal.object(&info)?;
@@ -198,6 +209,7 @@ async fn announce(
         let changes = children.values_mut().map(|state| Box::pin(state.changed()));
         tokio::select! {
             _ = futures_util::future::select_all(changes) => {}
+            () = tokio::time::sleep(WRITE_AGAIN), if stale => {}
             () = token.cancelled() => return Ok(()),
         }
     }

@@ -12,7 +12,7 @@ use selvedge_model::{Site, SiteId, Topology};
 use super::child::Spec;
 use super::data::TENANTS;
 use super::ports::Wanted;
-use super::{CONTROL, Options, relay};
+use super::{CONTROL, Options, ports, relay};
 use crate::contract;
 use crate::failure::{Code, Failure, OrFail as _, Outcome};
 
@@ -72,14 +72,22 @@ impl BoxPlan {
     pub(crate) fn new(options: &Options) -> Outcome<Self> {
         check_count(options.sites)?;
         let executable = crate::serve::executable()?;
+        let mut options = options.clone();
+        let addresses: Vec<IpAddr> =
+            relay::LOOPBACK.into_iter().chain((0..options.sites).map(address)).collect();
+        let Options { http, https, dns, control, .. } = &mut options;
+        ports::settle(
+            [("--http", http), ("--https", https), ("--dns", dns), ("--control", control)],
+            &addresses,
+        )?;
         let sites = CITIES
             .iter()
             .take(options.sites)
             .enumerate()
-            .map(|(index, city)| site(index, city, options))
+            .map(|(index, city)| site(index, city, &options))
             .collect::<Result<_, _>>()
             .or_fail(Code::Failed, "the box's sites can't be named", "give fewer --sites")?;
-        Ok(Self { options: options.clone(), executable, sites })
+        Ok(Self { options, executable, sites })
     }
 
     /// What was asked for.

@@ -1,7 +1,7 @@
 //! Finding out, before anything starts, which ports are taken, and by whom.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use crate::failure::{Code, Failure, Outcome};
 
@@ -14,6 +14,52 @@ pub(crate) struct Wanted {
     pub(crate) udp: bool,
     /// The flag that moves it.
     pub(crate) flag: &'static str,
+}
+
+/// How often a free port is looked for.
+const ATTEMPTS: u32 = 256;
+
+/// Gives each flag with port 0 one that is free at all of `addresses`, and refuses two flags with
+/// the same.
+pub(crate) fn settle(ports: [(&'static str, &mut u16); 4], addresses: &[IpAddr]) -> Outcome {
+    let mut taken: Vec<(u16, &str)> = Vec::new();
+    let (free, given): (Vec<_>, Vec<_>) = ports.into_iter().partition(|(_, port)| **port == 0);
+    for (flag, port) in given {
+        if let Some((_, other)) = taken.iter().find(|(other, _)| *other == *port) {
+            return Err(Failure::new(
+                Code::Usage,
+                format!("{other} and {flag} are both {port}"),
+                format!("give {flag} another port, or 0 for one that is free"),
+            ));
+        }
+        taken.push((*port, flag));
+    }
+    for (flag, port) in free {
+        *port = free_port(addresses, &taken).ok_or_else(|| {
+            Failure::new(
+                Code::Taken,
+                format!("no free port was found for {flag}"),
+                format!("choose one with {flag} PORT"),
+            )
+        })?;
+        taken.push((*port, flag));
+    }
+    Ok(())
+}
+
+fn free_port(addresses: &[IpAddr], taken: &[(u16, &str)]) -> Option<u16> {
+    (0..ATTEMPTS).find_map(|_| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+        let port = listener.local_addr().ok()?.port();
+        drop(listener);
+        let is_free = |ip: &IpAddr| {
+            let address = SocketAddr::new(*ip, port);
+            let bound = TcpListener::bind(address).map(drop);
+            is_absent(*ip, bound.and_then(|()| UdpSocket::bind(address).map(drop))).is_ok()
+        };
+        let used = taken.iter().any(|(other, _)| *other == port);
+        (!used && addresses.iter().all(is_free)).then_some(port)
+    })
 }
 
 /// Binds every wanted address once and lets go of it. The first that is taken is refused, naming
@@ -40,10 +86,22 @@ pub(crate) fn taken(want: &Wanted) -> Option<String> {
 fn refused(want: &Wanted) -> Option<std::io::Error> {
     let tcp = TcpListener::bind(want.address).map(drop);
     let udp = if want.udp { UdpSocket::bind(want.address).map(drop) } else { Ok(()) };
-    let error = tcp.and(udp).err()?;
-    // A machine without IPv6 has no ::1 to relay; the box is whole without it.
-    let absent = want.address.is_ipv6() && error.kind() == ErrorKind::AddrNotAvailable;
-    (!absent).then_some(error)
+    is_absent(want.address.ip(), tcp.and(udp)).err()
+}
+
+/// A machine without IPv6 has no ::1 to relay; the box is whole without it. Where the protocol is
+/// switched off there is no such address, where the kernel lacks it no such family.
+fn is_absent(ip: IpAddr, bound: std::io::Result<()>) -> std::io::Result<()> {
+    match bound {
+        Err(error) if ip.is_ipv6() && is_no_ipv6(&error) => Ok(()),
+        bound => bound,
+    }
+}
+
+/// Whether that is how a machine without IPv6 answers.
+pub(super) fn is_no_ipv6(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
 }
 
 fn refusal(want: &Wanted, error: &std::io::Error) -> Failure {
@@ -139,5 +197,37 @@ mod tests {
         assert!(failure.hint.unwrap().contains("--http"));
         drop(listener);
         assert!(check(&[want]).is_ok());
+    }
+
+    #[test]
+    fn port_0_becomes_one_that_is_free_and_no_two_flags_share_one() {
+        let (mut http, mut https, mut dns, mut control) = (0, 0, 0, 0);
+        let addresses = ["127.0.1.1".parse().unwrap(), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
+        let ports = [
+            ("--http", &mut http),
+            ("--https", &mut https),
+            ("--dns", &mut dns),
+            ("--control", &mut control),
+        ];
+        settle(ports, &addresses).unwrap();
+        let mut all = vec![http, https, dns, control];
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!((all.len(), all.contains(&0)), (4, false));
+        let mut others = [8080, 8443, 8080, 7070];
+        let [http, https, dns, control] = &mut others;
+        let ports = [("--http", http), ("--https", https), ("--dns", dns), ("--control", control)];
+        let failure = settle(ports, &addresses).unwrap_err();
+        assert_eq!(failure.error.to_string(), "--http and --dns are both 8080");
+    }
+
+    #[test]
+    fn a_machine_without_ipv6_has_no_relay_there() {
+        let without =
+            |errno: nix::errno::Errno| is_no_ipv6(&std::io::Error::from_raw_os_error(errno as i32));
+        assert!(
+            without(nix::errno::Errno::EADDRNOTAVAIL) && without(nix::errno::Errno::EAFNOSUPPORT)
+        );
+        assert!(!without(nix::errno::Errno::EADDRINUSE));
     }
 }

@@ -63,7 +63,7 @@ impl Relay {
 fn keep_if_available<T>(kept: &mut Vec<T>, bound: io::Result<T>) -> io::Result<()> {
     match bound {
         Ok(socket) => kept.push(socket),
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+        Err(error) if super::ports::is_no_ipv6(&error) => {}
         Err(error) => return Err(error),
     }
     Ok(())

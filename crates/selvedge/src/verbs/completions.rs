@@ -12,7 +12,7 @@ use clap_complete::env::Shells;
 use selvedge_api::{Client, ClientConfig};
 use selvedge_model::geo::CITIES;
 
-use crate::context;
+use crate::boxes;
 use crate::failure::{Code, Failure, OrFail as _, Outcome};
 use crate::terminal::Terminal;
 
@@ -66,7 +66,7 @@ pub(crate) fn run(options: &Completions, terminal: Terminal) -> Outcome {
 /// Names of apps that begin with what stands there.
 pub(crate) fn apps(begun: &OsStr) -> Vec<CompletionCandidate> {
     matching(begun, || {
-        let Some(dev) = context::running_box() else { return Vec::new() };
+        let Ok(Some(dev)) = boxes::choose(None) else { return Vec::new() };
         let client = Client::new(&ClientConfig {
             url: dev.control.clone(),
             token: dev.token.clone(),
@@ -85,7 +85,7 @@ pub(crate) fn apps(begun: &OsStr) -> Vec<CompletionCandidate> {
 /// Ids of the sites of a box that runs.
 pub(crate) fn sites(begun: &OsStr) -> Vec<CompletionCandidate> {
     matching(begun, || {
-        let Some(dev) = context::running_box() else { return Vec::new() };
+        let Ok(Some(dev)) = boxes::choose(None) else { return Vec::new() };
         dev.sites.into_iter().map(|site| (site.id.to_string(), Some(site.city))).collect()
     })
 }

@@ -1,15 +1,21 @@
 //! A box over its life: data of an earlier version, two at once, a full disk, a machine that slept,
 //! an ordinary user, and an end that leaves no trace.
 
+mod machine;
+mod several;
+mod users;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
-use tokio::process::Command;
+use selvedge_api::{DevInfo, DevSite};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
 
 use crate::harness::repository::Repository;
-use crate::harness::{Planet, can_isolate, descendants, eventually, lives, signal};
+use crate::harness::{PATIENCE, Planet, can_isolate, descendants, eventually, lives, signal};
 
 /// What a command ended with.
 struct Ended {
@@ -26,7 +32,12 @@ async fn run(command: &mut Command) -> Ended {
 
 fn selvedge(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
-    command.args(arguments).env("NO_COLOR", "1").env_remove("SELVEDGE_CONTROL");
+    command
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .env_remove("SELVEDGE_CONTROL")
+        .env_remove("SELVEDGE_TOKEN")
+        .env_remove("SELVEDGE_DATA");
     command
 }
 
@@ -47,10 +58,58 @@ fn unpack_fixture(data: &Path) {
 
 /// Fetches the app's front page at the box's first site.
 async fn page(planet: &Planet, app: &str) -> Option<String> {
-    let site = planet.info.sites.first()?;
-    let address = std::net::SocketAddr::new(site.address, site.http);
-    get(address, &format!("{app}.{}", planet.info.zone)).await
+    page_at(planet.info.sites.first()?, app).await
 }
+
+async fn page_at(site: &DevSite, app: &str) -> Option<String> {
+    let address = std::net::SocketAddr::new(site.address, site.http);
+    get(address, &format!("{app}.edge.test")).await
+}
+
+/// A box started with these arguments after `dev --json`, as it says of itself.
+async fn launch(command: &mut Command) -> (Child, DevInfo) {
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it is not ready");
+    let line = line.unwrap().expect("it ended before it was ready");
+    (child, serde_json::from_str(&line).unwrap())
+}
+
+/// Asks a box to end, and waits for it.
+async fn end(mut child: Child, info: &DevInfo) {
+    signal(info.pid, Signal::SIGTERM);
+    assert!(child.wait().await.unwrap().success());
+}
+
+/// An app whose only file is built.
+const BUILT: [(&str, &str); 2] = [
+    (
+        "selvedge.toml",
+        "[app]\nname = \"built\"\nbuild = \"mkdir public && cp index.html public\"\n\
+         [[service]]\nname = \"web\"\nkind = \"static\"\nroot = \"public\"\n",
+    ),
+    ("index.html", "built\n"),
+];
+
+/// An app that is its files.
+const PLAIN: [(&str, &str); 2] = [
+    (
+        "selvedge.toml",
+        "[app]\nname = \"plain\"\n\
+         [[service]]\nname = \"web\"\nkind = \"static\"\nroot = \"public\"\n",
+    ),
+    ("public/index.html", "plain\n"),
+];
+
+/// A process that says as which user it runs.
+const PROCESS: [(&str, &str); 1] = [(
+    "selvedge.toml",
+    "[app]\nname = \"process\"\n\
+     [[service]]\nname = \"web\"\nkind = \"process\"\nhealth = \"/\"\n\
+     command = \"cd /tmp && echo user $(id -u). > index.html && \
+     exec python3 -m http.server --bind 127.0.0.1 $PORT\"\n",
+)];
 
 async fn get(address: std::net::SocketAddr, host: &str) -> Option<String> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -143,6 +202,29 @@ async fn data_of_the_first_version_is_brought_up_and_then_removed_without_a_trac
     everywhere(&planet, "page", "65034d7d8b5b").await;
     removed_without_a_trace(&mut planet).await;
     assert_eq!(machine_table(), table, "the box wrote the machine's table of tenants");
+}
+
+#[tokio::test]
+async fn what_is_newer_or_of_something_else_is_refused_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    let data = directory.path().to_str().unwrap();
+    std::fs::write(file("thesis.txt"), "years of work").unwrap();
+    for arguments in [&["dev"][..], &["dev", "--reset"], &["dev", "--remove"]] {
+        let refused = run(selvedge(arguments).args(["--data", data])).await;
+        assert_eq!(refused.code, Some(2), "{arguments:?}: {}", refused.text);
+        assert!(refused.words.contains("it holds \"thesis.txt\""), "{}", refused.words);
+        assert_eq!(everything_in(directory.path()), [file("thesis.txt")].into());
+    }
+    std::fs::write(file("version"), "box 7\n").unwrap();
+    let refused = run(selvedge(&["dev"]).args(["--data", data])).await;
+    assert_eq!(refused.code, Some(2), "{}", refused.text);
+    assert!(refused.words.contains("newer Selvedge (data version 7"), "{}", refused.words);
+    assert!(refused.words.contains("hint:  `selvedge dev --reset`"), "{}", refused.words);
+    assert_eq!(everything_in(directory.path()), [file("thesis.txt"), file("version")].into());
+    let removed = run(selvedge(&["dev", "--remove"]).args(["--data", data])).await;
+    assert_eq!(removed.code, Some(0), "a newer box can be removed: {}", removed.words);
+    assert!(!directory.path().exists());
 }
 
 /// Kills the box in the worst way and removes it.
