@@ -68,11 +68,16 @@ impl Store {
         Ok(store)
     }
 
-    /// States what this site needs, durably. Blocks.
+    /// States what this site needs, durably. Blocks. Where nothing can be written, what was stated
+    /// before will do if it has all of it: a site starts again on a full disk.
     pub(crate) fn refer(&self, digests: &BTreeSet<Digest>) -> Result<(), StoreError> {
         let path = self.root.join("refs").join(self.site.as_str());
         let temporary = self.root.join("tmp").join(format!("refs-{}", self.site));
         let lines: String = digests.iter().map(|digest| format!("{digest}\n")).collect();
+        let stated = fs::read_to_string(&path).unwrap_or_default();
+        if stated == lines {
+            return Ok(());
+        }
         let write = || {
             let options = &mut OpenOptions::new();
             options.write(true).create(true).truncate(true).mode(0o600);
@@ -81,7 +86,10 @@ impl Store {
             file.sync_all()?;
             fs::rename(&temporary, &path)
         };
-        write().map_err(at(&path))
+        match write() {
+            Err(_) if lines.lines().all(|line| stated.lines().any(|it| it == line)) => Ok(()),
+            written => written.map_err(at(&path)),
+        }
     }
 
     /// The directory of the artifact's files if it is unpacked. Blocks, briefly.

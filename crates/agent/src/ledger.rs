@@ -16,12 +16,10 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use selvedge_fabric::layout::{Layout, LayoutError};
+use selvedge_fabric::layout::LayoutError;
 use selvedge_model::{Digest, Generation};
 
-/// The versions of an agent's data directory: the ledger, and the logs beside it.
-const LAYOUT: Layout =
-    Layout { kind: "agent", migrations: &[], unstamped: &["ledger"], neutral: &["ledger.lock"] };
+use crate::layout::LAYOUT;
 
 /// First word of every file; the number is the format's version.
 const FORMAT: &str = "selvedge-ledger/1";
@@ -321,9 +319,9 @@ mod tests {
         let opened = Ledger::open(data.path()).unwrap();
         opened.ledger.write(&record("pin-keys", 1, "old")).unwrap();
         drop(opened);
-        fs::write(data.path().join("version"), "agent 2\n").unwrap();
+        fs::write(data.path().join("version"), "agent 9\n").unwrap();
         let refusal = Ledger::open(data.path()).unwrap_err().to_string();
-        assert!(refusal.contains("newer Selvedge (data version 2"), "{refusal}");
+        assert!(refusal.contains("newer Selvedge (data version 9"), "{refusal}");
         // As the first agent left it.
         fs::remove_file(data.path().join("version")).unwrap();
         assert_eq!(Ledger::open(data.path()).unwrap().records, [record("pin-keys", 1, "old")]);

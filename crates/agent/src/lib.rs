@@ -18,6 +18,7 @@ mod documents;
 mod elsewhere;
 mod events;
 mod floors;
+mod layout;
 mod lease;
 mod ledger;
 mod log;

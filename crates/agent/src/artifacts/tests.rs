@@ -72,3 +72,16 @@ async fn what_a_dead_process_left_and_what_the_power_may_have_taken_is_made_anew
     let files = store.ensure(&fabric, digest).await.unwrap();
     assert_eq!(fs::read_to_string(files.join("index.html")).unwrap(), "hello");
 }
+
+#[tokio::test]
+async fn what_was_stated_will_do_where_nothing_can_be_written() {
+    let (directory, _, digest) = world().await;
+    let store = open(&directory, "fra");
+    let other = Digest::of(b"another");
+    store.refer(&[digest, other].into()).unwrap();
+    // A full disk, as far as this store can tell.
+    fs::remove_dir_all(store.root.join("tmp")).unwrap();
+    store.refer(&[digest, other].into()).unwrap();
+    store.refer(&[digest].into()).unwrap();
+    store.refer(&[digest, Digest::of(b"a third")].into()).unwrap_err();
+}

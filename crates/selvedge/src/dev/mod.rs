@@ -175,14 +175,16 @@ async fn announce(
 ) -> Outcome {
     let path = plan.options().data.join(contract::DEV);
     let mut audience = Some(audience);
+    let mut stale = false;
     loop {
-        let mut stale = false;
         if let Some(info) = info(plan, &children)? {
             match contract::write(&path, &info) {
-                Ok(()) => {}
+                Ok(()) => stale = false,
                 // A full disk must not end a box that runs.
                 Err(failure) if audience.is_none() => {
-                    tracing::warn!("{}", failure.what());
+                    if !stale {
+                        tracing::warn!("{}", failure.what());
+                    }
                     stale = true;
                 }
                 Err(failure) => return Err(failure),

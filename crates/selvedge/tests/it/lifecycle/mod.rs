@@ -182,11 +182,12 @@ async fn data_of_the_first_version_is_brought_up_and_then_removed_without_a_trac
     assert!(page(&planet, "page").await.unwrap().contains("page, first"));
     assert!(page(&planet, "counter").await.unwrap().contains("counter"));
     for (directory, stamp) in
-        [(".", "box 1\n"), ("control", "control 1\n"), ("sites/fra", "agent 1\n")]
+        [(".", "box 1\n"), ("control", "control 1\n"), ("sites/fra", "agent 2\n")]
     {
         let file = planet.data.join(directory).join("version");
         assert_eq!(std::fs::read_to_string(file).unwrap(), stamp);
     }
+    assert!(!planet.data.join("sites/fra/access.jsonl").exists(), "the log has another form now");
     // Its history is whole, and it goes on.
     let repository = Repository::new("page").await;
     let url = format!("{}/page.git", planet.info.git);
