@@ -37,7 +37,7 @@ mod workloads;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -301,12 +301,8 @@ impl Agent {
 /// Opens the site's log and notes that the agent is there.
 async fn open_log(config: &Config) -> Result<(SiteLog, Writer), AgentError> {
     let (path, limit) = (config.data.join("log"), config.log_bytes);
-    let (directory, data) = (path.clone(), config.data.clone());
-    let opened = tokio::task::spawn_blocking(move || {
-        remove_earlier_logs(&data);
-        Journal::open(&directory, limit)
-    })
-    .await;
+    let directory = path.clone();
+    let opened = tokio::task::spawn_blocking(move || Journal::open(&directory, limit)).await;
     let (journal, writer) = opened
         .map_err(std::io::Error::other)
         .flatten()
@@ -315,14 +311,6 @@ async fn open_log(config: &Config) -> Result<(SiteLog, Writer), AgentError> {
     let text = format!("agent {} started, pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
     log.event(Event::site(selvedge_api::LogLevel::Info, text));
     Ok((log, writer))
-}
-
-/// Versions before the log kept files beside it that nothing bounds any more.
-fn remove_earlier_logs(data: &Path) {
-    for name in ["access.jsonl", "access.jsonl.1"] {
-        let _ = std::fs::remove_file(data.join(name));
-    }
-    let _ = std::fs::remove_dir_all(data.join("logs"));
 }
 
 /// Notes how many access records could not be taken.

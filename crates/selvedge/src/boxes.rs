@@ -1,8 +1,10 @@
 //! The boxes that run on this machine, and which of them a verb means.
 //!
 //! They are found by their control processes, so that a box in any directory is found, none is named
-//! that has ended, and nothing has to be written for it. Only those of the user who asks count.
+//! that has ended, and nothing has to be written for it. Only those that the user who asks has
+//! started count: the same user, with the same home.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -68,6 +70,7 @@ fn names(boxes: &[Running]) -> String {
 /// All of this user's boxes, by directory.
 fn all() -> Vec<Running> {
     let user = nix::unistd::geteuid().as_raw();
+    let home = std::env::var_os("HOME").unwrap_or_default();
     let mut found: Vec<Running> = std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -76,6 +79,10 @@ fn all() -> Vec<Running> {
         .filter_map(|process| {
             let command = std::fs::read(process.path().join("cmdline")).ok()?;
             let data = box_of(&command)?;
+            let environment = std::fs::read(process.path().join("environ")).ok()?;
+            if home_of(&environment) != home.as_bytes() {
+                return None;
+            }
             let info = read_box(&data)?;
             Some(Running { data, info })
         })
@@ -83,6 +90,12 @@ fn all() -> Vec<Running> {
     found.sort_by(|a, b| a.data.cmp(&b.data));
     found.dedup_by(|a, b| a.data == b.data);
     found
+}
+
+/// `HOME` in a process's environment.
+fn home_of(environment: &[u8]) -> &[u8] {
+    let mut variables = environment.split(|byte| *byte == 0);
+    variables.find_map(|variable| variable.strip_prefix(b"HOME=")).unwrap_or_default()
 }
 
 /// The box that a command line of a box's control names.
@@ -116,5 +129,7 @@ mod tests {
         ] {
             assert_eq!(box_of(other), None);
         }
+        assert_eq!(home_of(b"PATH=/bin\0HOME=/home/me\0"), b"/home/me");
+        assert_eq!(home_of(b"NOT_HOME=/x\0"), b"");
     }
 }
