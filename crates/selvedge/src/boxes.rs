@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use selvedge_api::DevInfo;
 
-use crate::context::{default_data, read_box};
+use crate::context::{default_data, read_box, usual_data};
 use crate::failure::{Code, Failure, Outcome};
 
 /// A box that runs.
@@ -87,6 +87,9 @@ fn all() -> Vec<Running> {
             Some(Running { data, info })
         })
         .collect();
+    // The one at the usual place is this home's, whoever started it.
+    let usual = usual_data().ok();
+    found.extend(usual.and_then(|data| Some(Running { info: read_box(&data)?, data })));
     found.sort_by(|a, b| a.data.cmp(&b.data));
     found.dedup_by(|a, b| a.data == b.data);
     found
