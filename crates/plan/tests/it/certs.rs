@@ -117,6 +117,25 @@ fn a_site_keeps_what_is_not_wanted_for_the_grace_period() {
 }
 
 #[test]
+fn a_clock_that_jumps_costs_one_leaf_each_time_it_makes_one_invalid() {
+    let mut world = world();
+    let issued = |world: &mut World, now_ms: u64| {
+        world.now_ms = now_ms;
+        let (plan, _) = world.step();
+        let (again, _) = world.step();
+        assert!(again.issue.is_empty() && again.remove.is_empty(), "no end of it: {again:?}");
+        let leaf = &world.bundles[&id("fra")][&shop()];
+        assert!(leaf.not_before_ms <= now_ms && now_ms < leaf.not_after_ms);
+        plan.issue.len()
+    };
+    assert_eq!(issued(&mut world, 1_000), 1);
+    assert_eq!(issued(&mut world, 400), 1, "not valid yet");
+    assert_eq!(issued(&mut world, 450), 0);
+    assert_eq!(issued(&mut world, 90_000), 1, "expired long ago");
+    assert_eq!(issued(&mut world, 1_000), 1, "not valid yet");
+}
+
+#[test]
 fn each_rule_catches_a_broken_plan() {
     type Break = fn(&mut World, &mut Plan);
     let pair = || (id("fra"), shop());
