@@ -93,6 +93,7 @@ pub(crate) fn find_control(connection: &Connection) -> Outcome<Control> {
             (dev.control.clone(), Some(dev))
         }
     };
+    let from_remote = remote.is_some();
     let known = remote.and_then(|remote| remote.token);
     let known = known.map(Token).or_else(|| dev.as_ref().map(|dev| dev.token.clone()));
     let ca = connection.ca.clone().or_else(|| dev.as_ref().map(|dev| dev.ca.clone()));
@@ -102,14 +103,19 @@ pub(crate) fn find_control(connection: &Connection) -> Outcome<Control> {
     };
     // A URL that is of no use is said before a token that is missing.
     client(Token(String::new()))?;
-    let token = token(connection, known, &url)?;
+    let token = token(connection, known, &url, from_remote)?;
     let client = client(token.clone())?;
     let git = dev.as_ref().map_or_else(|| format!("{url}/git"), |dev| dev.git.clone());
     Ok(Control { client, git, token, ca, dev })
 }
 
-/// The token that was given, else the one that is `known`.
-fn token(connection: &Connection, known: Option<Token>, url: &str) -> Outcome<Token> {
+/// The token that was given, else the one that is `known`. `from_remote`: a git remote named `url`.
+fn token(
+    connection: &Connection,
+    known: Option<Token>,
+    url: &str,
+    from_remote: bool,
+) -> Outcome<Token> {
     if let Some(path) = &connection.token_file {
         let text = std::fs::read_to_string(path).or_fail(
             Code::Usage,
@@ -122,13 +128,25 @@ fn token(connection: &Connection, known: Option<Token>, url: &str) -> Outcome<To
     if let Some(token) = std::env::var("SELVEDGE_TOKEN").ok().filter(|token| !token.is_empty()) {
         return Ok(Token(token));
     }
-    known.ok_or_else(|| {
-        Failure::new(
-            Code::Control,
-            format!("there is no token for control at {url}"),
-            "set SELVEDGE_TOKEN, or give --token-file FILE",
-        )
-    })
+    let missing = || {
+        let (what, hint) = if from_remote {
+            // What remains of a box that was stopped, or moved to other ports.
+            (
+                format!(
+                    "the git remote `{REMOTE}` leads to control at {url}, which no box here has"
+                ),
+                "start that box with `selvedge dev`, or forget it with `git remote remove selvedge`; \
+                 for a control elsewhere set SELVEDGE_TOKEN",
+            )
+        } else {
+            (
+                format!("there is no token for control at {url}"),
+                "set SELVEDGE_TOKEN, or give --token-file FILE",
+            )
+        };
+        Failure::new(Code::Control, what, hint)
+    };
+    known.ok_or_else(missing)
 }
 
 /// What a failed call means for the verb.

@@ -22,10 +22,12 @@ pub(crate) async fn interrupted() {
 pub(crate) fn words_after_interrupt(verb: &Verb) -> Option<&'static str> {
     match verb {
         Verb::Dev(_) | Verb::Demo(_) | Verb::Control(_) | Verb::Agent(_) => None,
-        Verb::Deploy(_) | Verb::Rollback(_) => {
+        // Ctrl-C is how one stops to follow, and nothing to talk about: the system's way will do.
+        Verb::Logs(_) => None,
+        Verb::Deploy(_) | Verb::Rollback(_) | Verb::Apps(_) => {
             Some("a push that control has taken in goes on; `selvedge status` tells how it ends")
         }
-        _ => Some("nothing was changed"),
+        _ => Some("nothing goes on without you"),
     }
 }
 

@@ -228,6 +228,7 @@ pub(crate) fn duration(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms} ms"),
         1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        _ if (ms / 1_000).is_multiple_of(60) => format!("{} min", ms / 60_000),
         _ => format!("{} min {:02} s", ms / 60_000, ms / 1_000 % 60),
     }
 }
@@ -263,6 +264,7 @@ mod tests {
     #[test]
     fn durations() {
         assert_eq!([640, 3_250, 245_000].map(duration), ["640 ms", "3.2 s", "4 min 05 s"]);
+        assert_eq!(duration(300_000), "5 min");
         assert_eq!(ago(0, 300_000), "5 min ago");
         assert_eq!([640, 3_250, 48_000_000].map(size), ["640 B", "3.2 kB", "48 MB"]);
     }

@@ -107,7 +107,7 @@ fn unknown(app: &AppName, apps: &[AppSummary]) -> Failure {
     } else {
         format!("there are: {}", known.join(", "))
     };
-    Failure::new(Code::Failed, format!("there is no app {app}"), hint)
+    Failure::new(Code::Usage, format!("there is no app {app}"), hint)
 }
 
 /// Asks on a terminal; elsewhere nobody can answer.

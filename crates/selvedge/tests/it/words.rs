@@ -161,6 +161,10 @@ async fn repositories_and_files(tale: &mut Tale) {
         ("unknown words in the file", "misspelt", &["check"]),
         ("the same for programs", "misspelt", &["check", "--json"]),
         ("nothing there", "empty", &["check", "nowhere"]),
+        ("init where an app is", "app", &["init"]),
+        ("init where nothing is", "empty", &["init"]),
+        ("a plan of no repository", "empty", &["plan"]),
+        ("a plan of no commit", "fresh", &["plan", "--offline"]),
         ("no examples", "empty", &["demo"]),
         ("nothing to write to", "empty", &["man", "/dev/null/man"]),
     ] {
@@ -175,6 +179,11 @@ async fn arguments(tale: &mut Tale) {
         ("unknown verb, for programs", &["statsu", "--json"]),
         ("unknown option", &["status", "--form"]),
         ("a name that no app can have", &["status", "My_App"]),
+        ("an id of no operation", &["ops", "12"]),
+        ("no time", &["logs", "--since", "yesterday"]),
+        ("no status", &["logs", "--status", "bad"]),
+        ("no source", &["logs", "--source", "acces"]),
+        ("a name that init can't give", &["init", "--name", "My_App"]),
         ("too many sites", &["dev", "--sites", "99"]),
         ("no control", &["status"]),
         ("no control, for programs", &["status", "--json"]),
@@ -220,6 +229,10 @@ async fn servers_that_can_not_start(tale: &mut Tale) {
         let mut command = tale.selvedge("empty", arguments);
         tale.tell(title, &mut command).await;
     }
+    let remote = "http://127.0.0.1:7070/git/shop.git";
+    git(&tale.path("fresh"), &["remote", "add", "selvedge", remote]).await;
+    let mut command = tale.selvedge("fresh", &["status"]);
+    tale.tell("a remote of a box that was stopped", &mut command).await;
     let mut command = tale.selvedge("empty", &["dev", "--data", "new"]);
     tale.tell("a log filter that is none", command.env("SELVEDGE_LOG", "!!!")).await;
 }
@@ -348,6 +361,11 @@ async fn what_is_not_there(tale: &mut Tale, planet: &Planet) {
         ("a release that is not there", &["rollback", "ffff", "--app", "shop"]),
         ("too few digits", &["rollback", "f", "--app", "shop"]),
         ("a rollback of no app", &["rollback", "--app", "shpo"]),
+        ("the removal of no app", &["apps", "rm", "shpo"]),
+        ("lines of no app", &["logs", "shpo"]),
+        ("lines of no site", &["logs", "--site", "frra"]),
+        ("processes of no app", &["ps", "shpo"]),
+        ("an operation that is not there", &["ops", "0123456789abcdef"]),
     ] {
         let mut command = tale.selvedge("empty", arguments);
         tale.tell(title, command.env("SELVEDGE_DATA", &planet.data)).await;

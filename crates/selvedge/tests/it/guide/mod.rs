@@ -128,7 +128,7 @@ impl Shell {
         }
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let (status, output) = self.run(block, deadline).await?;
+            let (status, output) = self.run(block, Instant::now() + PATIENCE).await?;
             let wanted = if let Directive::Fails(code) = block.directive { code } else { 0 };
             let problem = if status.code() != Some(wanted) {
                 format!("ended with {status}, not {wanted}")
