@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use selvedge_api::ClientError;
 use selvedge_model::PushState;
 use serde::Serialize;
@@ -141,10 +143,24 @@ pub(crate) async fn push(control: &Control, top: &Path, repository: &str) -> Out
         .envs(git_credentials(control))
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    let status = command.status().await.or_fail(
-        Code::Failed,
-        "git can't be run",
-        "see that `git --version` works, then deploy again",
-    )?;
+    let failed = "git can't be run";
+    let mend = "see that `git --version` works, then deploy again";
+    // A group of its own, so that Ctrl-C reaches this program alone: git's last words after ours
+    // would hide what goes on.
+    let mut child = command.process_group(0).spawn().or_fail(Code::Failed, failed, mend)?;
+    let mut group = KilledOnDrop(child.id());
+    let status = child.wait().await.or_fail(Code::Failed, failed, mend)?;
+    group.0 = None;
     Ok(status.success())
+}
+
+/// A process group that ends with whoever waits for it.
+struct KilledOnDrop(Option<u32>);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        if let Some(Ok(group)) = self.0.map(i32::try_from) {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+    }
 }
