@@ -20,6 +20,7 @@ need chromium have chromium
 need chromium-driver have chromedriver
 need curl have curl
 need git git --exec-path
+need default-jdk-headless javac -version
 need nodejs have node
 need npm have npm
 need python3 have python3
