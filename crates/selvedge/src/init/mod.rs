@@ -125,6 +125,8 @@ pub(crate) enum Service {
         root: String,
         /// Why this directory.
         why: String,
+        /// The page that answers where no file is, for what routes in the browser.
+        fallback: Option<String>,
     },
     /// A program.
     Process(Process),
@@ -157,6 +159,12 @@ impl Process {
             start_timeout_s: None,
             environment: Vec::new(),
         }
+    }
+}
+
+impl Service {
+    fn files(root: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Static { root: root.into(), why: why.into(), fallback: None }
     }
 }
 

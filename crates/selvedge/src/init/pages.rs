@@ -30,7 +30,7 @@ pub(super) fn plain(root: &str) -> Proposal {
         ),
         root => (format!("{root}/index.html"), format!("The directory with {root}/index.html.")),
     };
-    let service = Service::Static { root: root.to_owned(), why };
+    let service = Service::files(root, why);
     let mut proposal = Proposal::new("a static site of plain files", service);
     proposal.saw.push(index);
     proposal.assumed.push("the files are served as they are, without a build".into());

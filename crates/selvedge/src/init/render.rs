@@ -34,10 +34,14 @@ pub(crate) fn render(proposal: &Proposal, name: &AppName, directive: &str) -> St
     file.line("[[service]]");
     file.value("name", "web");
     match &proposal.service {
-        Service::Static { root, why } => {
+        Service::Static { root, why, fallback } => {
             file.value("kind", "static");
             file.comment(why);
             file.value("root", root);
+            if let Some(page) = fallback {
+                file.comment("Paths that the browser makes up itself, and that are no files.");
+                file.value("fallback", page);
+            }
         }
         Service::Process(process) => file.process(process),
     }

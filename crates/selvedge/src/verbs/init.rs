@@ -288,7 +288,9 @@ fn tell(proposal: &Proposal, name: &AppName, path: &Path, next: &[String], termi
     part("build", &steps(&proposal.build), Look::Faint);
     part("test", &steps(&proposal.test), Look::Faint);
     match &proposal.service {
-        Service::Static { root, why } => part("serve", &[format!("{root}  ({why})")], Look::Faint),
+        Service::Static { root, why, .. } => {
+            part("serve", &[format!("{root}  ({why})")], Look::Faint);
+        }
         Service::Process(process) => {
             part("start", std::slice::from_ref(&process.command), Look::Faint)
         }

@@ -155,7 +155,7 @@ impl<'a> Project<'a> {
         let saw = config.map(|config| format!("{config}: its output"));
         if plain.contains("output:\"export\"") {
             let why = "The directory that `next build` fills when `output` is \"export\".";
-            let service = Service::Static { root: "out".into(), why: why.into() };
+            let service = Service::files("out", why);
             let mut found = Found::new("a Next.js site, exported as files", service);
             found.build = self.build_or("next build");
             found.saw.extend(saw);
@@ -199,8 +199,8 @@ impl<'a> Project<'a> {
         let script = self.package.script("build").unwrap_or("nuxt build");
         let mut found = if script.contains("generate") {
             let why = "The directory that `nuxt generate` fills.";
-            let root = ".output/public".into();
-            Found::new("a Nuxt site, generated as files", Service::Static { root, why: why.into() })
+            let root = ".output/public";
+            Found::new("a Nuxt site, generated as files", Service::files(root, why))
         } else {
             let why = "The server that `nuxt build` makes; it reads PORT and HOST.";
             let command = "exec env HOST=127.0.0.1 node .output/server/index.mjs";
@@ -218,8 +218,8 @@ impl<'a> Project<'a> {
     fn sveltekit(&self) -> Option<Found> {
         self.package.at_build("@sveltejs/kit")?;
         let mut found = if self.package.has("@sveltejs/adapter-static") {
-            let why = "The directory that SvelteKit's static adapter fills.".into();
-            Found::new("a SvelteKit site", Service::Static { root: "build".into(), why })
+            let why = "The directory that SvelteKit's static adapter fills.";
+            Found::new("a SvelteKit site", Service::files("build", why))
         } else {
             let why = "The server that SvelteKit's Node adapter makes; it reads PORT and HOST.";
             let mut process = Process::new("exec env HOST=127.0.0.1 node build", why);
@@ -344,12 +344,6 @@ impl<'a> Project<'a> {
             return None;
         }
         let (root, why) = generator.root(self.tree, self.package);
-        let mut found = Found::new(generator.what, Service::Static { root, why });
-        found.saw.push(format!("package.json: {}", generator.package));
-        found.build = Some(match script {
-            Some(script) => self.manager.run(script),
-            None => generator.command(),
-        });
         let routers = [
             "react-router",
             "react-router-dom",
@@ -358,11 +352,18 @@ impl<'a> Project<'a> {
             "svelte-routing",
             "wouter",
         ];
-        if let Some(router) = routers.iter().find(|router| self.package.has(router))
-            && (generator.is_bundler() || generator.package.starts_with("@angular"))
-        {
-            found.look_at.push(format!("{router} makes paths in the browser that are no files: when reloaded they answer 404 unless a route rewrites them to /index.html (docs: selvedge.toml, rewrites)"));
+        let in_browser = generator.is_bundler() || generator.package.starts_with("@angular");
+        let router = routers.iter().find(|router| in_browser && self.package.has(router));
+        let fallback = router.map(|_| "index.html".to_owned());
+        let mut found = Found::new(generator.what, Service::Static { root, why, fallback });
+        found.saw.push(format!("package.json: {}", generator.package));
+        if let Some(router) = router {
+            found.saw.push(format!("package.json: {router} makes paths in the browser"));
         }
+        found.build = Some(match script {
+            Some(script) => self.manager.run(script),
+            None => generator.command(),
+        });
         Some(found)
     }
 

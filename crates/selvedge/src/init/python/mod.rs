@@ -418,10 +418,10 @@ impl Project<'_> {
                 && !root.starts_with('/')
                 && !root.is_empty()
         });
-        let service = Service::Static {
-            root: root.unwrap_or_else(|| "site".into()),
-            why: "The directory that `mkdocs build` fills.".into(),
-        };
+        let service = Service::files(
+            root.unwrap_or_else(|| "site".into()),
+            "The directory that `mkdocs build` fills.",
+        );
         let mut found = Found::new("a MkDocs site", service, config);
         found.after.push(".venv/bin/mkdocs build --strict --quiet".into());
         if self.packages.source == Source::None {

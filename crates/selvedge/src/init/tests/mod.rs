@@ -34,7 +34,10 @@ fn check(cases: &[Case]) {
         let want: Vec<String> = case.build.iter().map(|step| step.replace("PIP", PIP)).collect();
         assert_eq!(build, want, "{names:?}");
         let service = match &app.service {
-            Service::Static { root, .. } => format!("root {root}"),
+            Service::Static { root, fallback, .. } => {
+                let fallback = fallback.as_ref().map(|page| format!(", else {page}"));
+                format!("root {root}{}", fallback.unwrap_or_default())
+            }
             Service::Process(process) => process.command.clone(),
         };
         assert_eq!(service, case.service, "{names:?}");

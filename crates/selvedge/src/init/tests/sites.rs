@@ -42,8 +42,8 @@ const SITES: &[Case] = &[
         ],
         what: "a Vite site",
         build: &["npm install --include=dev --no-audit --no-fund", "npm run build"],
-        service: "root site",
-        look_at: "react-router-dom makes paths in the browser",
+        service: "root site, else index.html",
+        look_at: "there is no lockfile",
     },
     Case {
         files: &[
