@@ -16,6 +16,8 @@ mod failures;
 #[cfg(test)]
 mod guide;
 #[cfg(test)]
+mod init;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod limits;

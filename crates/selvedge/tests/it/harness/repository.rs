@@ -43,6 +43,14 @@ impl Repository {
         repository
     }
 
+    /// A copy of a project that knows nothing of Selvedge, not committed yet.
+    pub(crate) async fn from_project(name: &str) -> Self {
+        let repository = Self::new(name).await;
+        let projects = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/projects");
+        copy(&projects.join(name), &repository.path);
+        repository
+    }
+
     /// A repository with these files, committed.
     pub(crate) async fn with_files(name: &str, files: &[(&str, &str)]) -> Self {
         let repository = Self::new(name).await;
