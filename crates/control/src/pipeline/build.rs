@@ -135,6 +135,8 @@ impl Run {
             None => Ok(()),
             Some((what, mend)) => {
                 let mend = mend.map(|mend| format!("\nmend: {mend}")).unwrap_or_default();
+                // The words of a refusal are one line, whatever the file's are.
+                let command = command.split_whitespace().collect::<Vec<_>>().join(" ");
                 Err(Refusal { reason: format!("{subject} {what}: {command}{mend}"), last_lines })
             }
         }

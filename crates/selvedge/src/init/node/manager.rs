@@ -51,7 +51,8 @@ impl Manager {
                 locked: tree.has("pnpm-lock.yaml"),
             };
         }
-        if is_named("yarn") || (named.is_none() && tree.has("yarn.lock")) {
+        // Without its lockfile Yarn has nothing that npm does not.
+        if tree.has("yarn.lock") && (is_named("yarn") || named.is_none()) {
             let mut manager = yarn(tree, version("yarn"));
             manager.seen = if is_named("yarn") { field.into() } else { "yarn.lock".into() };
             return manager;
@@ -71,6 +72,15 @@ impl Manager {
             Kind::Npm => "npm",
             Kind::Pnpm => "pnpm",
             Kind::Yarn | Kind::Berry => "Yarn",
+        }
+    }
+
+    /// What people run to get a lockfile.
+    pub(super) fn lock(&self) -> &'static str {
+        match self.kind {
+            Kind::Npm => "npm install",
+            Kind::Pnpm => "pnpm install",
+            Kind::Yarn | Kind::Berry => "yarn install",
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod manager;
 mod package;
+mod rendered;
 mod sites;
 mod start;
 
@@ -11,7 +12,7 @@ use manager::Manager;
 use package::Package;
 use start::Start;
 
-const SOURCES: [&str; 6] = [".js", ".ts", ".mjs", ".cjs", ".mts", ".jsx"];
+const SOURCES: [&str; 7] = [".js", ".ts", ".mjs", ".cjs", ".mts", ".jsx", ".tsx"];
 /// In MiB: a framework that renders pages needs more than the default.
 const RENDERING_MIB: u32 = 512;
 /// Server frameworks by their packages, for the words.
@@ -43,7 +44,8 @@ pub(super) fn detect_server(tree: &Tree<'_>) -> Detection {
     if let Some(refused) = project.refused() {
         return refused;
     }
-    match project.rendered().or_else(|| project.started()) {
+    let found = project.rendered().or_else(|| project.published()).or_else(|| project.started());
+    match found {
         Some(service) => project.propose(service),
         None => Detection::Unknown,
     }
@@ -93,6 +95,8 @@ struct Found {
     after: Vec<String>,
     /// Whether it runs without what only the build needs.
     can_prune: bool,
+    /// For build, test and run.
+    environment: Vec<Variable>,
     notes: Vec<String>,
     look_at: Vec<String>,
 }
@@ -106,6 +110,7 @@ impl Found {
             build: None,
             after: Vec::new(),
             can_prune: false,
+            environment: Vec::new(),
             notes: Vec::new(),
             look_at: Vec::new(),
         }
@@ -128,125 +133,18 @@ impl<'a> Project<'a> {
         })
     }
 
-    fn bin(&self, command: &str) -> String {
-        format!("node_modules/.bin/{command}")
+    /// A program whose package this is, such as it comes from the registry.
+    fn published(&self) -> Option<Found> {
+        let file = self.package.own_command().filter(|file| self.is_there(file))?;
+        let name = self.package.field("name")?.rsplit('/').next()?;
+        let start = start::own_program(name, file)?;
+        let saw = format!("{file}: the command {name} itself");
+        Some(self.process(start, saw, format!("{name} on the port that the site gives it.")))
     }
 
-    /// The script `build`, or the framework's own command.
-    fn build_or(&self, command: &str) -> Option<String> {
-        Some(match self.package.script("build") {
-            Some(_) => self.manager.run("build"),
-            None => self.bin(command),
-        })
-    }
-
-    /// Frameworks that render pages in a server of their own.
-    fn rendered(&self) -> Option<Found> {
-        self.next().or_else(|| self.nuxt()).or_else(|| self.sveltekit()).or_else(|| self.astro())
-    }
-
-    fn next(&self) -> Option<Found> {
-        self.package.at_build("next")?;
-        let configs = ["next.config.js", "next.config.mjs", "next.config.ts", "next.config.cjs"];
-        let config = self.tree.first(&configs);
-        let text = config.and_then(|config| self.tree.text(config)).unwrap_or_default();
-        let text = sites::without_comments(&text);
-        let plain: String = text.split_whitespace().collect::<String>().replace('\'', "\"");
-        let saw = config.map(|config| format!("{config}: its output"));
-        if plain.contains("output:\"export\"") {
-            let why = "The directory that `next build` fills when `output` is \"export\".";
-            let service = Service::files("out", why);
-            let mut found = Found::new("a Next.js site, exported as files", service);
-            found.build = self.build_or("next build");
-            found.saw.extend(saw);
-            return Some(found);
-        }
-        let own = self.package.script("start").filter(|script| script.starts_with("node "));
-        if own.is_some() && !plain.contains("output:\"standalone\"") {
-            return None;
-        }
-        let standalone = plain.contains("output:\"standalone\"");
-        let mut process = if standalone {
-            Process::new(
-                "exec env HOSTNAME=127.0.0.1 node .next/standalone/server.js",
-                "The server that `next build` makes when `output` is \"standalone\"; it reads PORT.",
-            )
-        } else {
-            Process::new(
-                format!("exec {} --port $PORT --hostname 127.0.0.1", self.bin("next start")),
-                "Next.js's own server, on the port that the site gives it.",
-            )
-        };
-        process.memory_mib = Some(RENDERING_MIB);
-        process.environment = production();
-        let mut found = Found::new("a Next.js application", Service::Process(process));
-        found.build = self.build_or("next build");
-        found.saw.push("package.json: next".into());
-        found.after.push("rm -rf .next/cache".into());
-        if standalone {
-            found.after.push("cp -R .next/static .next/standalone/.next/static".into());
-            if self.tree.has_directory("public") {
-                found.after.push("cp -R public .next/standalone/public".into());
-            }
-        }
-        // A configuration in TypeScript is read by the server too, with the compiler.
-        found.can_prune = !config.is_some_and(|config| config.ends_with(".ts"));
-        Some(found)
-    }
-
-    fn nuxt(&self) -> Option<Found> {
-        self.package.at_build("nuxt")?;
-        let script = self.package.script("build").unwrap_or("nuxt build");
-        let mut found = if script.contains("generate") {
-            let why = "The directory that `nuxt generate` fills.";
-            let root = ".output/public";
-            Found::new("a Nuxt site, generated as files", Service::files(root, why))
-        } else {
-            let why = "The server that `nuxt build` makes; it reads PORT and HOST.";
-            let command = "exec env HOST=127.0.0.1 node .output/server/index.mjs";
-            let mut process = Process::new(command, why);
-            process.memory_mib = Some(RENDERING_MIB);
-            process.environment = production();
-            Found::new("a Nuxt application", Service::Process(process))
-        };
-        found.build = self.build_or("nuxt build");
-        found.saw.push("package.json: nuxt".into());
-        found.after.push("rm -rf node_modules".into());
-        Some(found)
-    }
-
-    fn sveltekit(&self) -> Option<Found> {
-        self.package.at_build("@sveltejs/kit")?;
-        let mut found = if self.package.has("@sveltejs/adapter-static") {
-            let why = "The directory that SvelteKit's static adapter fills.";
-            Found::new("a SvelteKit site", Service::files("build", why))
-        } else {
-            let why = "The server that SvelteKit's Node adapter makes; it reads PORT and HOST.";
-            let mut process = Process::new("exec env HOST=127.0.0.1 node build", why);
-            process.environment = production();
-            let mut found = Found::new("a SvelteKit application", Service::Process(process));
-            found.can_prune = true;
-            if !self.package.has("@sveltejs/adapter-node") {
-                found.look_at.push("SvelteKit needs an adapter: install @sveltejs/adapter-node (a server) or @sveltejs/adapter-static (files), and name it in svelte.config.js".into());
-            }
-            found
-        };
-        found.build = self.build_or("vite build");
-        found.saw.push("package.json: @sveltejs/kit".into());
-        Some(found)
-    }
-
-    fn astro(&self) -> Option<Found> {
-        self.package.at_build("@astrojs/node")?;
-        let why = "The server that Astro's Node adapter makes; it reads PORT and HOST.";
-        let command = "exec env HOST=127.0.0.1 node dist/server/entry.mjs";
-        let mut process = Process::new(command, why);
-        process.environment = production();
-        let mut found = Found::new("an Astro application", Service::Process(process));
-        found.build = self.build_or("astro build");
-        found.saw.push("package.json: @astrojs/node".into());
-        found.can_prune = true;
-        Some(found)
+    /// Whether there is a file of this path, which a shell takes for one word.
+    fn is_there(&self, path: &str) -> bool {
+        path.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c)) && self.tree.has(path)
     }
 
     /// A start script that is no development server.
@@ -280,9 +178,7 @@ impl<'a> Project<'a> {
             "src/index.js",
         ];
         let file = named.chain(usual).map(|path| path.trim_start_matches("./")).find(|path| {
-            let plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
-            let there = plain && self.tree.has(path);
-            there
+            self.is_there(path)
                 && (Some(*path) == own.map(|own| own.trim_start_matches("./")) || self.serves(path))
         })?;
         let command = format!("exec node {file}");
@@ -306,6 +202,7 @@ impl<'a> Project<'a> {
         let framework = FRAMEWORKS.iter().find(|(package, _)| self.package.has(package));
         let what = framework.map_or("a Node.js program", |(_, what)| what);
         let told = start.command.contains("$PORT") || start.command.contains("${PORT");
+        let command = start.command.clone();
         let mut process = Process::new(start.command, why);
         process.environment = production();
         process.health = health(self.tree, &SOURCES);
@@ -315,7 +212,12 @@ impl<'a> Project<'a> {
             found.saw.push(format!("package.json: {package}"));
         }
         found.notes = start.changes;
-        found.build = self.package.script("build").map(|_| self.manager.run("build"));
+        match self.built_file(&command) {
+            Some(file) => found.notes.push(format!("{file} is there, so it need not be built")),
+            None => {
+                found.build = self.package.script("build").map(|_| self.manager.run("build"));
+            }
+        }
         let program = start.program.as_deref();
         found.can_prune = match program {
             Some("node") => !self.preloads(),
@@ -326,6 +228,33 @@ impl<'a> Project<'a> {
             found.look_at.push(problem);
         }
         found
+    }
+
+    /// A file of the command that a build would make, and that came with the project.
+    fn built_file<'c>(&'c self, command: &'c str) -> Option<&'c str> {
+        let ignored = self.tree.text(".gitignore").unwrap_or_default();
+        let is_made = |word: &&str| {
+            ["dist", "build", "out"].iter().any(|made| {
+                word.strip_prefix(made).is_some_and(|rest| rest.starts_with('/'))
+                    && !ignored.lines().any(|line| line.trim().trim_matches('/') == *made)
+            })
+        };
+        // What the package is to others is made by the same build.
+        let words = command.split_whitespace().chain(self.package.field("main"));
+        let words = words.map(|word| word.trim_start_matches("./"));
+        words.filter(is_made).find(|word| self.tree.has(word))
+    }
+
+    /// Whether there are tests, and not just a script that would run some.
+    fn has_tests(&self) -> bool {
+        self.tree.files().any(|path| {
+            path.split('/').any(|part| {
+                matches!(part, "test" | "tests" | "__tests__" | "spec" | "e2e")
+                    || part.contains(".test.")
+                    || part.contains(".spec.")
+                    || part.starts_with("test.")
+            })
+        })
     }
 
     /// Whether node is told to load something before the program, such as a compiler.
@@ -400,14 +329,18 @@ impl<'a> Project<'a> {
             ));
         }
         let is_process = matches!(proposal.service, Service::Process(_));
-        proposal.test = package.script("test").filter(|_| is_process).map(|_| Command {
+        proposal.test = package.script("test").filter(|_| is_process && self.has_tests()).map(|_| Command {
             steps: vec![format!("CI=true {}", manager.run("test"))],
             why: "A failing test refuses the push. Remove it if the tests need what a build does not have, such as a database.".into(),
         });
         let builds = found.build.is_some() || proposal.test.is_some();
         let mut steps = self.installed(builds || !found.can_prune);
         steps.extend(found.build);
-        steps.extend(found.after);
+        // Tests come after the build, and need the packages.
+        let keep = proposal.test.is_some();
+        steps.extend(
+            found.after.into_iter().filter(|step| !(keep && step == "rm -rf node_modules")),
+        );
         if builds && is_process && found.can_prune && proposal.test.is_none() {
             steps.extend(
                 manager
@@ -427,10 +360,14 @@ impl<'a> Project<'a> {
         if package.has_dependencies() {
             proposal.environment = manager.variables();
         }
+        proposal.environment.extend(found.environment);
         proposal.assumed = found.notes;
         proposal.look_at = found.look_at;
         if !manager.locked && package.has_dependencies() {
-            proposal.look_at.push(format!("there is no lockfile, so two builds can differ: run `{}` once and commit what it writes", if manager.name() == "npm" { "npm install" } else { "the package manager" }));
+            proposal.look_at.push(format!(
+                "there is no lockfile, so two builds can differ: run `{}` once and commit what it writes",
+                manager.lock()
+            ));
         }
         if self.tree.has_directory("node_modules") {
             proposal

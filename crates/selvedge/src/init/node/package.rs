@@ -62,6 +62,13 @@ impl Package {
             || several.is_some_and(|text| text.lines().any(|line| line.starts_with("packages:")))
     }
 
+    /// The file of the command that is called as the package is.
+    pub(super) fn own_command(&self) -> Option<&str> {
+        let bin = self.json.get("bin")?;
+        let name = self.field("name")?.rsplit('/').next()?;
+        bin.as_str().or_else(|| bin.get(name)?.as_str()).map(|path| path.trim_start_matches("./"))
+    }
+
     /// The file of the only command that the package brings.
     pub(super) fn only_command(&self) -> Option<&str> {
         match self.json.get("bin")? {

@@ -111,6 +111,10 @@ pub(super) fn start(package: &Package, name: &str) -> Option<Start> {
         }
     }
     let program = words.first()?.clone();
+    if matches!(program.as_str(), "npm" | "pnpm" | "yarn" | "bun") {
+        let why = format!("the script \"{name}\" calls another package manager's command");
+        return Some(by_npm(name, why));
+    }
     watch_nothing(&mut words, &mut changes);
     let program = words.first().cloned().unwrap_or(program);
     if let Some(flags) = PROGRAMS.iter().find(|flags| flags.program == program) {
@@ -128,6 +132,16 @@ pub(super) fn start(package: &Package, name: &str) -> Option<Start> {
     }
     all.extend(words);
     Some(Start { command: all.join(" "), program: Some(program), changes })
+}
+
+/// The command for `file`, which is the program `name` itself, if that is one that must be told
+/// where to listen.
+pub(super) fn own_program(name: &str, file: &str) -> Option<Start> {
+    let flags = PROGRAMS.iter().find(|flags| flags.program == name)?;
+    let mut words = vec!["exec node".to_owned(), file.to_owned()];
+    let mut changes = Vec::new();
+    listen(&mut words, flags, &mut changes);
+    Some(Start { command: words.join(" "), program: Some("node".into()), changes })
 }
 
 /// The command through npm, which passes signals on.

@@ -369,12 +369,14 @@ impl Project<'_> {
             return Some(found);
         }
         if self.has("pypiserver") {
-            let folder = if self.tree.has_directory("packages") { "packages" } else { "." };
-            return Some(program(
-                &format!(".venv/bin/pypi-server run --interface 127.0.0.1 --port $PORT {folder}"),
+            let mut found = program(
+                ".venv/bin/pypi-server run --interface 127.0.0.1 --port $PORT packages",
                 "a pypiserver package index",
                 "pypiserver",
-            ));
+            );
+            found.after.push("mkdir -p packages".into());
+            found.notes.push("the packages that it serves are in the directory packages".into());
+            return Some(found);
         }
         None
     }

@@ -153,9 +153,9 @@ impl Packages {
         self.names.insert(name);
     }
 
-    /// Whether it asks for a package, or an extra of one.
+    /// Whether it asks for a package, or an extra of one, or is that package.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.names.contains(name)
+        self.names.contains(name) || self.name.as_deref() == Some(name)
     }
 
     /// For people: the file.

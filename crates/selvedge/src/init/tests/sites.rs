@@ -248,6 +248,35 @@ const NODE: &[Case] = &[
         service: "exec node index.js",
         look_at: "",
     },
+    // A package as it comes from the registry: built, and without its tests.
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"name":"verdaccio","packageManager":"yarn@4.17.0","bin":"./bin/verdaccio","main":"build/index.js","scripts":{"build":"tsc","test":"vitest","start":"yarn babel-node src"},"dependencies":{"express":"4"}}"#,
+            ),
+            ("bin/verdaccio", ""),
+            ("build/index.js", ""),
+        ],
+        what: "an Express application",
+        build: &["npm install --omit=dev --no-audit --no-fund"],
+        service: "exec node bin/verdaccio --listen 127.0.0.1:$PORT",
+        look_at: "there is no lockfile",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"scripts":{"build":"parcel build","test":"jest","start":"node dist/bin/peerjs.js --port ${PORT:=9000}"},"dependencies":{"express":"4"}}"#,
+            ),
+            ("package-lock.json", ""),
+            ("dist/bin/peerjs.js", ""),
+        ],
+        what: "an Express application",
+        build: &["npm ci --omit=dev --no-audit --no-fund"],
+        service: "exec node dist/bin/peerjs.js --port ${PORT:=9000}",
+        look_at: "",
+    },
 ];
 
 #[test]
