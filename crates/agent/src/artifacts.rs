@@ -8,6 +8,11 @@
 //! Unpacked files are not synced while a push waits for them. Instead an artifact carries the
 //! machine's boot id until its files are synced later: what was unpacked in an earlier boot and
 //! still carries one may have lost data with the power, and is unpacked again.
+//!
+//! `ROOT/DIGEST/listing` says how the files were when they were unpacked. Whenever an agent begins to
+//! use an artifact it compares, and mends what has changed from the blob.
+
+mod soundness;
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -121,30 +126,41 @@ impl Store {
 
     async fn get(&self, fabric: &SharedFabric, digest: Digest) -> Result<PathBuf, StoreError> {
         let store = self.clone();
-        let (lock, found) = self
+        let found = self
             .blocking(move || {
-                if let Some(files) = store.find(&digest) {
-                    return Ok((None, Some(files)));
+                if let Some(files) = store.find_sound(&digest) {
+                    return Ok(Found::Sound(files));
                 }
                 let lock = store.lock(&digest)?;
-                let found = store.find(&digest);
-                if found.is_none() {
+                if let Some(files) = store.find_sound(&digest) {
+                    return Ok(Found::Sound(files));
+                }
+                let changed = store.find(&digest).is_some();
+                if !changed {
                     store.clear(&digest)?;
                 }
-                Ok((Some(lock), found))
+                Ok(Found::Wanting { lock, changed })
             })
             .await?;
-        if let Some(files) = found {
-            return Ok(files);
-        }
+        let (lock, changed) = match found {
+            Found::Sound(files) => return Ok(files),
+            Found::Wanting { lock, changed } => (lock, changed),
+        };
         let archive = self.archive(&digest);
-        fabric.fetch_blob(&digest, &archive).await.map_err(StoreError::Fetch)?;
+        match fabric.fetch_blob(&digest, &archive).await {
+            // A site lives alone: what it has is better than nothing, until its next start.
+            Err(FabricError::Unreachable(_)) if changed => {
+                tracing::warn!(digest = %digest.short(), "unpacked files have changed; no blob to mend them from");
+                return Ok(self.place(&digest).join("files"));
+            }
+            fetched => fetched.map_err(StoreError::Fetch)?,
+        }
         // The lock goes along: whoever waits here may give up, the work goes on to its end.
         let store = self.clone();
         self.blocking(move || {
-            let unpacked = store.unpack(&digest);
+            let unpacked = if changed { store.mend(&digest) } else { store.unpack(&digest) };
             let _ = fs::remove_file(store.archive(&digest));
-            if unpacked.is_err() {
+            if changed || unpacked.is_err() {
                 let _ = fs::remove_dir_all(store.partial(&digest));
             }
             drop(lock);
@@ -153,14 +169,53 @@ impl Store {
         .await
     }
 
+    /// What [`Store::find`] finds, if it is as it was unpacked. Blocks.
+    fn find_sound(&self, digest: &Digest) -> Option<PathBuf> {
+        let files = self.find(digest)?;
+        let listing = match fs::read_to_string(self.place(digest).join("listing")) {
+            // Unpacked by an earlier version, which made no lists.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(files),
+            listing => listing.ok()?,
+        };
+        let now = soundness::fingerprint(&files).ok()?;
+        (listing == now.to_string()).then_some(files)
+    }
+
     fn unpack(&self, digest: &Digest) -> Result<PathBuf, StoreError> {
         let (place, partial) = (self.place(digest), self.partial(digest));
-        DirBuilder::new().mode(0o755).create(&partial).map_err(at(&partial))?;
-        unpack(&self.archive(digest), &partial.join("files"), Limits::default())
-            .map_err(StoreError::Unpack)?;
+        self.unpack_at(digest, &partial)?;
+        self.list(&partial)?;
         fs::write(partial.join("unsynced"), &self.boot).map_err(at(&partial))?;
         fs::rename(&partial, &place).map_err(at(&place))?;
         Ok(place.join("files"))
+    }
+
+    fn unpack_at(&self, digest: &Digest, partial: &Path) -> Result<(), StoreError> {
+        DirBuilder::new().mode(0o755).create(partial).map_err(at(partial))?;
+        unpack(&self.archive(digest), &partial.join("files"), Limits::default())
+            .map_err(StoreError::Unpack)
+    }
+
+    /// Mends what is unpacked, in its place: programs run in it.
+    fn mend(&self, digest: &Digest) -> Result<PathBuf, StoreError> {
+        let (place, partial) = (self.place(digest), self.partial(digest));
+        let _ = fs::remove_dir_all(&partial);
+        self.unpack_at(digest, &partial)?;
+        let files = place.join("files");
+        let wrong = soundness::mend(&files, &partial.join("files")).map_err(at(&files))?;
+        self.list(&place)?;
+        if wrong > 0 {
+            tracing::warn!(digest = %digest.short(), wrong, "unpacked files were damaged, and are mended");
+        }
+        Ok(files)
+    }
+
+    /// Writes down how the files in `place` are.
+    fn list(&self, place: &Path) -> Result<(), StoreError> {
+        let files = place.join("files");
+        let listing = soundness::fingerprint(&files).map_err(at(&files))?;
+        let path = place.join("listing");
+        fs::write(&path, listing.to_string()).map_err(at(&path))
     }
 
     /// Makes an artifact durable. Each file by itself: a sync of the whole file system would wait
@@ -261,6 +316,14 @@ impl Store {
             Err(error) => Err(at(&self.root)(io::Error::other(error))),
         }
     }
+}
+
+/// What is there of an artifact.
+enum Found {
+    /// All of it.
+    Sound(PathBuf),
+    /// Nothing, or files that are not as they were unpacked.
+    Wanting { lock: Flock<File>, changed: bool },
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError {

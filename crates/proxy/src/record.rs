@@ -23,6 +23,8 @@ pub(crate) struct Exchange {
     log: AccessLog,
     busy: Busy,
     complete: bool,
+    /// The agent asked.
+    own: bool,
 }
 
 impl Exchange {
@@ -43,7 +45,13 @@ impl Exchange {
             log: client.shared.access.clone(),
             busy: client.activity.begin(head.version),
             complete: false,
+            own: false,
         }
+    }
+
+    /// The agent asked, to judge a release: nobody's request, and recorded only if it was not answered.
+    pub(crate) fn own(&mut self) {
+        self.own = true;
     }
 
     pub(crate) fn record(&mut self) -> &mut AccessRecord {
@@ -94,7 +102,9 @@ impl Drop for Exchange {
         }
         self.record.bytes_received = self.received.bytes();
         self.record.duration_ms = milliseconds(self.started);
-        self.log.record(std::mem::take(&mut *self.record));
+        if !self.own || !matches!(self.record.status, 1..500) {
+            self.log.record(std::mem::take(&mut *self.record));
+        }
     }
 }
 

@@ -40,6 +40,8 @@ struct Asked<'a> {
     trace: &'a Trace,
     head: Parts,
     body: Incoming,
+    /// The agent asks.
+    own: bool,
     /// What a rewrite took off the path.
     prefix: Option<HeaderValue>,
 }
@@ -61,7 +63,11 @@ pub(crate) async fn handle(
         Ok(mut checked) => {
             let found = locate::locate(&client.shared, &checked, &head.headers);
             note(&mut exchange, &checked, &found);
-            let asked = Asked { client: &client, trace: &trace, head, body, prefix: None };
+            let own = probe::is_own(&head.headers, &found.snapshot);
+            if own {
+                exchange.own();
+            }
+            let asked = Asked { client: &client, trace: &trace, head, body, own, prefix: None };
             asked.answer(&mut exchange, &mut checked, located.insert(found)).await
         }
         Err(fault) => Err(fault),
@@ -116,7 +122,7 @@ impl Asked<'_> {
         let client = self.client;
         if located.epoch.as_ref().is_some_and(|epoch| epoch.force_https)
             && !client.secure()
-            && !probe::is_own(&self.head.headers, &located.snapshot)
+            && !self.own
         {
             return redirect::to_https(&self.head, checked, client.shared.https_port);
         }

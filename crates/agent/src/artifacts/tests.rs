@@ -13,6 +13,10 @@ async fn world() -> (tempfile::TempDir, SharedFabric, Digest) {
     let root = directory.path().join("root");
     fs::create_dir(&root).unwrap();
     fs::write(root.join("index.html"), "hello").unwrap();
+    for name in ["right", "wrong"] {
+        fs::create_dir(root.join(name)).unwrap();
+        fs::write(root.join(name).join("page.html"), name.get(..1).unwrap()).unwrap();
+    }
     let archive = directory.path().join("archive");
     pack(&root, &archive, Limits::default()).unwrap();
     let digest = fabric.put_blob(&archive).await.unwrap();
@@ -84,4 +88,37 @@ async fn what_was_stated_will_do_where_nothing_can_be_written() {
     store.refer(&[digest, other].into()).unwrap();
     store.refer(&[digest].into()).unwrap();
     store.refer(&[digest, Digest::of(b"a third")].into()).unwrap_err();
+}
+
+#[tokio::test]
+async fn what_has_changed_is_mended_in_its_place() {
+    let (directory, fabric, digest) = world().await;
+    let store = open(&directory, "fra");
+    let files = store.ensure(&fabric, digest).await.unwrap();
+    let page = files.join("index.html");
+    let whole = fs::metadata(files.join("right/page.html")).unwrap().ino();
+    let damages: [&dyn Fn(); 5] = [
+        &|| fs::write(&page, "").unwrap(),
+        // The same length.
+        &|| fs::write(&page, "jello").unwrap(),
+        &|| fs::remove_file(&page).unwrap(),
+        &|| {
+            fs::remove_file(&page).unwrap();
+            fs::create_dir(&page).unwrap();
+            fs::write(page.join("more"), "more").unwrap();
+        },
+        &|| {
+            fs::remove_dir_all(files.join("wrong")).unwrap();
+            std::os::unix::fs::symlink("/", files.join("wrong")).unwrap();
+        },
+    ];
+    for (number, damage) in damages.iter().enumerate() {
+        damage();
+        assert_eq!(store.find_sound(&digest), None, "{number}");
+        assert_eq!(store.ensure(&fabric, digest).await.unwrap(), files);
+        assert_eq!(fs::read_to_string(&page).unwrap(), "hello", "{number}");
+        assert_eq!(fs::read_to_string(files.join("wrong/page.html")).unwrap(), "w", "{number}");
+        assert_eq!(fs::metadata(files.join("right/page.html")).unwrap().ino(), whole);
+        assert!(store.find_sound(&digest).is_some() && !store.partial(&digest).exists());
+    }
 }

@@ -134,6 +134,24 @@ pub(super) async fn damage_ledgers(scene: &mut Scene) -> Option<Pushed> {
     None
 }
 
+/// What a site has unpacked is damaged: one file cut, one gone. It is mended when an agent starts.
+pub(super) async fn damage_unpacked(scene: &mut Scene) -> Option<Pushed> {
+    let mut damaged = 0;
+    for file in files_below(&scene.planet.data.join("artifacts")) {
+        if file.ends_with("page/index.html") {
+            overwrite(&file, b"");
+            damaged += 1;
+        } else if file.ends_with("server.py") {
+            std::fs::remove_file(&file).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged >= 2, "the files of both services");
+    scene.kill_all().await;
+    scene.planet.restart().await;
+    None
+}
+
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap().flatten() {
@@ -157,6 +175,7 @@ async fn what_is_on_disk_is_damaged_or_held() {
         Fault::new(Inject::Lock(Moment::Activate), Expect::New),
         Fault::new(Inject::DamagedBlob, Expect::Old),
         Fault::new(Inject::DamagedLedgers, Expect::Old),
+        Fault::new(Inject::DamagedFiles, Expect::Old),
     ];
     run(&mut scene, &faults).await;
     scene.planet.stop().await;

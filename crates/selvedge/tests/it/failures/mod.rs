@@ -97,6 +97,8 @@ enum Inject {
     DamagedBlob,
     /// Every site's ledger is cut, filled with junk or emptied while nothing runs.
     DamagedLedgers,
+    /// What sites have unpacked is cut or gone while nothing runs.
+    DamagedFiles,
     /// The pusher ends in the middle of the upload.
     PusherKilled,
     /// The pusher ends when all is uploaded.
@@ -171,6 +173,7 @@ async fn inject(scene: &mut Scene, fault: &Fault, turn: usize) -> Option<Pushed>
         Inject::Lock(moment) => Some(disk::lock(scene, moment).await),
         Inject::DamagedBlob => disk::damage_blob(scene).await,
         Inject::DamagedLedgers => disk::damage_ledgers(scene).await,
+        Inject::DamagedFiles => disk::damage_unpacked(scene).await,
         Inject::PusherKilled => Some(wire::cut_upload(scene, wire::Cut::Pusher).await),
         Inject::ConnectionCut => Some(wire::cut_upload(scene, wire::Cut::Connection).await),
         Inject::PusherGone => Some(wire::hang_up(scene).await),
