@@ -180,10 +180,11 @@ impl Agent {
             pid: std::process::id(),
             started_ms: probe::now_ms(),
             admin: format!("http://{admin_address}"),
+            limitations: runtime.degraded(),
         };
         let documents = Sender::new(Arc::new(restored.documents));
         let mut problems = restored.problems;
-        problems.extend(isolation_problems(&runtime, config.allow_unsafe));
+        problems.extend(isolation_problem(&runtime, config.allow_unsafe));
         let setup = Setup {
             site: config.site.clone(),
             fabric: Arc::clone(&config.fabric),
@@ -372,17 +373,16 @@ async fn make_runtime(config: &Config) -> Result<Runtime, AgentError> {
     }
 }
 
-/// What to tell the operator of how programs are isolated here.
-fn isolation_problems(runtime: &Runtime, allow_unsafe: bool) -> Vec<String> {
+/// What to tell the operator where programs can't be isolated.
+fn isolation_problem(runtime: &Runtime, allow_unsafe: bool) -> Option<String> {
     let consequence = if allow_unsafe {
         "processes run without a sandbox, as --unsafe-builds says"
     } else {
         "no processes run here"
     };
-    let none = runtime
+    runtime
         .no_sandbox()
-        .map(|reason| format!("this machine can't isolate programs ({reason}): {consequence}"));
-    none.into_iter().chain(runtime.degraded()).collect()
+        .map(|reason| format!("this machine can't isolate programs ({reason}): {consequence}"))
 }
 
 async fn open_store(config: &Config) -> Result<artifacts::Store, AgentError> {

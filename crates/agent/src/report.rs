@@ -30,6 +30,8 @@ pub(crate) struct Identity {
     pub(crate) pid: u32,
     pub(crate) started_ms: u64,
     pub(crate) admin: String,
+    /// See [`SiteReport::limitations`].
+    pub(crate) limitations: Vec<String>,
 }
 
 impl Identity {
@@ -45,6 +47,7 @@ impl Identity {
             zones: status.zones.clone(),
             admin: self.admin.clone(),
             problems,
+            limitations: self.limitations.clone(),
         }
     }
 }

@@ -49,6 +49,9 @@ pub struct ControlStatus {
     pub zone: Host,
     /// What does not work, in words.
     pub problems: Vec<String>,
+    /// What the machine lacks, in words: builds run all the same, held less exactly.
+    #[serde(default)]
+    pub limitations: Vec<String>,
 }
 
 /// `GET /v1/sites`: a site.
@@ -78,6 +81,9 @@ pub struct SiteRow {
     pub lease_ms: Option<u64>,
     /// What does not work there, in words.
     pub problems: Vec<String>,
+    /// What the machine lacks, in words: apps run all the same, held less exactly.
+    #[serde(default)]
+    pub limitations: Vec<String>,
     /// The agent's process id.
     pub pid: Option<u32>,
     /// The agent's version.

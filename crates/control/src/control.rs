@@ -261,10 +261,8 @@ async fn as_it_starts(
         started_ms: now_ms(),
         incarnation: fabric.incarnation().await?,
         zone: config.zone.clone(),
-        problems: no_sandbox(runtime, config.unsafe_builds)
-            .into_iter()
-            .chain(runtime.degraded())
-            .collect(),
+        problems: no_sandbox(runtime, config.unsafe_builds).into_iter().collect(),
+        limitations: runtime.degraded(),
     })
 }
 

@@ -116,6 +116,7 @@ pub(crate) fn site_report(site: &str, hosts: &[&str]) -> SiteReport {
         zones: BTreeMap::new(),
         admin: "http://127.0.1.1:1".to_owned(),
         problems: Vec::new(),
+        limitations: Vec::new(),
     }
 }
 

@@ -270,6 +270,9 @@ pub struct SiteReport {
     pub admin: String,
     /// What does not work, in words.
     pub problems: Vec<String>,
+    /// What the machine lacks, in words: apps run all the same, held less exactly.
+    #[serde(default)]
+    pub limitations: Vec<String>,
 }
 
 /// A certificate with its key, for one host at one site.

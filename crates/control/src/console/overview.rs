@@ -61,6 +61,9 @@ fn summary(look: &Look<'_>, sites: &[SiteRow], apps: &[AppStatus]) -> Markup {
             @for problem in look.control.problems.iter().take(10) {
                 p.notice { strong { "Control: " } (problem) }
             }
+            @for limitation in look.control.limitations.iter().take(10) {
+                p.faint { (limitation) }
+            }
         }
     }
 }

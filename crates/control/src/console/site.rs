@@ -20,6 +20,7 @@ pub(crate) fn page(look: &Look<'_>, site: &SiteId) -> Option<Page> {
                 h1 { (row.city) " " span.faint { (row.id) } }
                 p.lead aria-live="polite" { (badge(site_condition(row.health))) }
                 @for problem in row.problems.iter().take(20) { p.notice { (problem) } }
+                @for limitation in row.limitations.iter().take(20) { p.faint { (limitation) } }
             }
         },
     );

@@ -35,6 +35,7 @@ impl Fixture {
                 incarnation: 1,
                 zone: "edge.test".parse().unwrap(),
                 problems: vec![HOSTILE.to_owned()],
+                limitations: Vec::new(),
             },
             problems: Arc::new(Vec::new),
             logs: Arc::new(|_| Box::pin(futures_util::stream::iter(lines()))),

@@ -27,6 +27,7 @@ fn row(world: &World, site: &Site) -> SiteRow {
         health: health(site, lease.is_some(), report),
         lease_ms: lease.map(|remaining| remaining.as_millis() as u64),
         problems: report.map(|report| report.problems.clone()).unwrap_or_default(),
+        limitations: report.map(|report| report.limitations.clone()).unwrap_or_default(),
         pid: report.map(|report| report.pid),
         version: report.map(|report| report.version.clone()),
         started_ms: report.map(|report| report.started_ms),

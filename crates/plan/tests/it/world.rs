@@ -111,6 +111,7 @@ pub(crate) fn site_report(site: &SiteId, hosts: impl IntoIterator<Item = Host>) 
         zones: BTreeMap::new(),
         admin: String::new(),
         problems: Vec::new(),
+        limitations: Vec::new(),
     }
 }
 

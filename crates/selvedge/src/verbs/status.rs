@@ -11,7 +11,7 @@ use crate::cli::{AppChoice, Connection};
 use crate::context::{client_failure, find_control};
 use crate::failure::{Code, Failure, Outcome};
 use crate::terminal::{Cell, Look, Terminal, ago};
-use verdict::{Finding, findings, headline};
+use verdict::{Finding, findings, headline, limitations};
 
 /// Runs the verb: all apps, or the one that is named.
 pub(crate) async fn run(choice: AppChoice, connection: &Connection, terminal: Terminal) -> Outcome {
@@ -71,13 +71,22 @@ pub(crate) fn show(status: &Status, terminal: Terminal) {
     ));
     if status.apps.is_empty() {
         terminal.line("No app has been pushed yet: in an app's repository, run `selvedge deploy`.");
-        return;
+        return lack(status, terminal);
     }
     terminal.line("");
     let rows: Vec<Vec<Cell>> = status.apps.iter().map(row).collect();
     terminal.table(&["APP", "RELEASE", "EPOCH", "LIVE", "SITES", "STATE", "URL"], &rows);
     for app in &status.apps {
         explain(app, terminal);
+    }
+    lack(status, terminal);
+}
+
+/// What the machines lack: said last, as nothing is wrong with it.
+fn lack(status: &Status, terminal: Terminal) {
+    for limitation in limitations(status) {
+        terminal.line("");
+        terminal.line(terminal.paint(Look::Faint, format!("note: {limitation}")));
     }
 }
 

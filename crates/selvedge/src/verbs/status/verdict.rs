@@ -1,5 +1,7 @@
 //! Is it well, and if not, why: the findings in a status, each with what to do. Pure.
 
+use std::collections::BTreeMap;
+
 use selvedge_api::{AppSite, AppSiteState, AppStatus, SiteHealth, SiteRow, Status};
 use serde::Serialize;
 
@@ -101,6 +103,20 @@ fn words(state: AppSiteState) -> &'static str {
     }
 }
 
+/// What machines lack, each once, with where. It is not wrong: it is how the machines are.
+pub(crate) fn limitations(status: &Status) -> Vec<String> {
+    let control = status.control.limitations.iter().map(|it| (it, "control".to_owned()));
+    let sites = status
+        .sites
+        .iter()
+        .flat_map(|site| site.limitations.iter().map(|it| (it, site.id.to_string())));
+    let mut found: BTreeMap<&String, Vec<String>> = BTreeMap::new();
+    for (limitation, place) in control.chain(sites) {
+        found.entry(limitation).or_default().push(place);
+    }
+    found.into_iter().map(|(what, places)| format!("{}: {what}", places.join(", "))).collect()
+}
+
 /// The one line that answers the question.
 pub(crate) fn headline(findings: &[Finding]) -> String {
     match findings.len() {
@@ -179,6 +195,19 @@ mod tests {
                 "shop at fra serves an older release -> `selvedge logs shop --site fra` shows what led to it",
             ]
         );
+    }
+
+    #[test]
+    fn what_machines_lack_is_named_once_and_is_not_wrong() {
+        let lacking = status(|it| {
+            it["control"]["limitations"] = json!(["no groups"]);
+            for site in 0..2 {
+                it["sites"][site]["limitations"] = json!(["no groups"]);
+            }
+            it["sites"][1]["limitations"] = json!(["no groups", "an old kernel"]);
+        });
+        assert!(findings(&lacking).is_empty());
+        assert_eq!(limitations(&lacking), ["nyc: an old kernel", "control, fra, nyc: no groups"]);
     }
 
     #[test]
