@@ -1,9 +1,10 @@
 //! Which addresses a sandbox may reach.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
+use selvedge_model::address::{plain, unreachable};
 
 /// What may be reached: the public internet, and what the operator allows beyond it.
 #[derive(Debug, Clone, Default)]
@@ -28,12 +29,8 @@ impl Policy {
 
     fn judge(&self, address: IpAddr, own: &[IpAddr]) -> Option<&'static str> {
         let address = plain(address);
-        let never = match address {
-            IpAddr::V4(v4) => never_v4(v4),
-            IpAddr::V6(v6) => never_v6(v6),
-        };
-        if never.is_some() {
-            return never;
+        if let Some(never) = unreachable(address) {
+            return Some(never);
         }
         if own.iter().any(|own| plain(*own) == address) {
             return Some("it is an address of this machine");
@@ -47,51 +44,6 @@ impl Policy {
         };
         (private && !self.allow.iter().any(|network| network.contains(&address)))
             .then_some("it is in a private network")
-    }
-}
-
-/// The IPv4 address inside an IPv6 one that leads there: mapped, compatible, NAT64 (RFC 6052) or
-/// 6to4 (RFC 3056).
-fn plain(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else { return address };
-    let [a, b, c, d, e, f, g, h] = v6.segments();
-    let v4 = |high: u16, low: u16| {
-        IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
-    };
-    match (a, b, c, d, e, f) {
-        (0, 0, 0, 0, 0, 0xffff) => v4(g, h),
-        (0, 0, 0, 0, 0, 0) if g != 0 => v4(g, h),
-        (0x64, 0xff9b, 0, 0, 0, 0) => v4(g, h),
-        (0x2002, ..) => v4(b, c),
-        _ => address,
-    }
-}
-
-fn never_v4(v4: Ipv4Addr) -> Option<&'static str> {
-    if v4.is_loopback() {
-        Some("it is this machine's loopback")
-    } else if v4.octets().first() == Some(&0) {
-        Some("it is unspecified")
-    } else if v4.is_link_local() {
-        Some("it is link-local")
-    } else if v4.is_multicast() || v4.octets().first().is_some_and(|first| *first >= 240) {
-        Some("it is a multicast, broadcast or reserved address")
-    } else {
-        None
-    }
-}
-
-fn never_v6(v6: Ipv6Addr) -> Option<&'static str> {
-    if v6.is_loopback() {
-        Some("it is this machine's loopback")
-    } else if v6.is_unspecified() {
-        Some("it is unspecified")
-    } else if v6.is_unicast_link_local() {
-        Some("it is link-local")
-    } else if v6.is_multicast() {
-        Some("it is a multicast address")
-    } else {
-        None
     }
 }
 
