@@ -20,7 +20,14 @@ struct Project {
     answer: &'static str,
 }
 
-const PROJECTS: [Project; 8] = [
+const PROJECTS: [Project; 9] = [
+    // First, as it takes longest.
+    Project {
+        directory: "next-export",
+        what: "a Next.js site, exported as files",
+        path: "/",
+        answer: "<div>Hello World!</div>",
+    },
     Project { directory: "vite-site", what: "a Vite site", path: "/", answer: "/assets/index-" },
     Project {
         directory: "express-app",
