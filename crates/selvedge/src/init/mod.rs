@@ -203,11 +203,12 @@ pub(crate) fn detect(tree: &Tree<'_>) -> Detection {
 /// The kinds, those that say most about themselves first. What a later kind finds does not matter
 /// once an earlier one has found its own.
 fn detect_here(tree: &Tree<'_>) -> Detection {
-    let kinds: [fn(&Tree<'_>) -> Detection; 6] = [
+    let kinds: [fn(&Tree<'_>) -> Detection; 7] = [
         node::detect_server,
         python::detect,
         node::detect,
         java::detect,
+        python::named,
         later::detect,
         pages::detect,
     ];

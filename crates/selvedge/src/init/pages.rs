@@ -11,7 +11,9 @@ pub(super) fn detect(tree: &Tree<'_>) -> Detection {
     let root = if tree.has("index.html") {
         "."
     } else {
-        let root = ROOTS.iter().find(|root| tree.has(&format!("{root}/index.html")));
+        let of_package = |root: &str| root == "docs" && python::is_package(tree);
+        let mut roots = ROOTS.iter().filter(|root| !of_package(root));
+        let root = roots.find(|root| tree.has(&format!("{root}/index.html")));
         match root {
             Some(root) => root,
             None => return python::databases(tree),

@@ -13,6 +13,11 @@ use package::Package;
 use start::Start;
 
 const SOURCES: [&str; 7] = [".js", ".ts", ".mjs", ".cjs", ".mts", ".jsx", ".tsx"];
+/// Directories that builds fill.
+const BUILT: [&str; 3] = ["dist", "build", "out"];
+/// Has npm install a published package as it would for those who depend on it. What its makers build
+/// and test it with need not be there for others, or fit together.
+const AS_OTHERS_DO: &str = "npm pkg delete devDependencies scripts.prepare";
 /// In MiB: a framework that renders pages needs more than the default.
 const RENDERING_MIB: u32 = 512;
 /// Server frameworks by their packages, for the words.
@@ -95,6 +100,8 @@ struct Found {
     after: Vec<String>,
     /// Whether it runs without what only the build needs.
     can_prune: bool,
+    /// Whether it is a package as the registry holds it.
+    published: bool,
     /// For build, test and run.
     environment: Vec<Variable>,
     notes: Vec<String>,
@@ -110,6 +117,7 @@ impl Found {
             build: None,
             after: Vec::new(),
             can_prune: false,
+            published: false,
             environment: Vec::new(),
             notes: Vec::new(),
             look_at: Vec::new(),
@@ -139,7 +147,10 @@ impl<'a> Project<'a> {
         let name = self.package.field("name")?.rsplit('/').next()?;
         let start = start::own_program(name, file)?;
         let saw = format!("{file}: the command {name} itself");
-        Some(self.process(start, saw, format!("{name} on the port that the site gives it.")))
+        let why = format!("{name} on the port that the site gives it.");
+        let mut found = self.process(start, saw, why);
+        found.published = true;
+        Some(found)
     }
 
     /// Whether there is a file of this path, which a shell takes for one word.
@@ -233,10 +244,12 @@ impl<'a> Project<'a> {
     /// A file of the command that a build would make, and that came with the project.
     fn built_file<'c>(&'c self, command: &'c str) -> Option<&'c str> {
         let ignored = self.tree.text(".gitignore").unwrap_or_default();
+        // Without sources there is nothing to build `lib` from; with them it may be one itself.
+        let lib = (!self.tree.has_directory("src")).then_some("lib");
         let is_made = |word: &&str| {
-            ["dist", "build", "out"].iter().any(|made| {
+            BUILT.iter().copied().chain(lib).any(|made| {
                 word.strip_prefix(made).is_some_and(|rest| rest.starts_with('/'))
-                    && !ignored.lines().any(|line| line.trim().trim_matches('/') == *made)
+                    && !ignored.lines().any(|line| line.trim().trim_matches('/') == made)
             })
         };
         // What the package is to others is made by the same build.
@@ -247,7 +260,8 @@ impl<'a> Project<'a> {
 
     /// Whether there are tests, and not just a script that would run some.
     fn has_tests(&self) -> bool {
-        self.tree.files().any(|path| {
+        let is_built = |path: &&str| path.split('/').next().is_some_and(|top| BUILT.contains(&top));
+        self.tree.files().filter(|path| !is_built(path)).any(|path| {
             path.split('/').any(|part| {
                 matches!(part, "test" | "tests" | "__tests__" | "spec" | "e2e")
                     || part.contains(".test.")
@@ -334,7 +348,11 @@ impl<'a> Project<'a> {
             why: "A failing test refuses the push. Remove it if the tests need what a build does not have, such as a database.".into(),
         });
         let builds = found.build.is_some() || proposal.test.is_some();
-        let mut steps = self.installed(builds || !found.can_prune);
+        let dev = builds || !found.can_prune;
+        let mut steps = self.installed(dev);
+        if found.published && !dev && !manager.locked && !steps.is_empty() {
+            steps.insert(0, AS_OTHERS_DO.into());
+        }
         steps.extend(found.build);
         // Tests come after the build, and need the packages.
         let keep = proposal.test.is_some();

@@ -45,21 +45,24 @@ pub(super) fn detect(tree: &Tree<'_>) -> Detection {
         .or_else(|| project.synchronous())
         .or_else(|| project.mkdocs())
         .or_else(|| project.script());
-    match found {
-        Some(found) => project.propose(found),
-        None if packages_only(tree) => Detection::Later(later(
-            "a Python project without a web application that is known",
-            "write a Procfile with a line such as `web: python server.py`, for a program that listens on $PORT, and run `selvedge init` again",
-        )),
-        None => Detection::Unknown,
-    }
+    found.map_or(Detection::Unknown, |found| project.propose(found))
 }
 
-/// Whether the directory is surely a Python project, and no place with a script in it.
-fn packages_only(tree: &Tree<'_>) -> bool {
-    let markers = ["requirements.txt", "pyproject.toml", "setup.py"];
-    tree.first(&markers).is_some()
-        && tree.first(&["package.json", "index.html", "go.mod", "Cargo.toml"]).is_none()
+/// Whether the directory is a package of Python's, whose documentation and tools are not the app.
+pub(super) fn is_package(tree: &Tree<'_>) -> bool {
+    tree.first(&["pyproject.toml", "setup.py"]).is_some() && !tree.has("index.html")
+}
+
+/// Names what surely is a Python project, when nothing in it is known and no other kind fits.
+pub(super) fn named(tree: &Tree<'_>) -> Detection {
+    let is_python = tree.has("requirements.txt") || is_package(tree);
+    if !is_python || tree.first(&["index.html", "go.mod", "Cargo.toml"]).is_some() {
+        return Detection::Unknown;
+    }
+    Detection::Later(later(
+        "a Python project without a web application that is known",
+        "write a Procfile with a line such as `web: python server.py`, for a program that listens on $PORT, and run `selvedge init` again",
+    ))
 }
 
 /// SQLite files and nothing else: Datasette makes pages of them.

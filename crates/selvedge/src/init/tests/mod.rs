@@ -101,6 +101,16 @@ fn other_kinds_are_named() {
         (&[("Shop.csproj", "")], "a .NET program (Shop.csproj)"),
         (&[("hugo.toml", ""), ("content/x.md", "")], "a Hugo site (hugo.toml)"),
         (&[("Pipfile", ""), ("app.py", "")], "a Python program whose packages are in a Pipfile"),
+        // A package whose documentation is built with npm is no site.
+        (
+            &[
+                ("setup.py", ""),
+                ("package.json", "{}"),
+                ("docs/index.html", ""),
+                ("Dockerfile", ""),
+            ],
+            "a Python project without a web application that is known",
+        ),
         (&[("package.json", "{")], "a package.json that can't be read"),
         (
             &[("package.json", "{\"name\":\"lib\"}"), ("index.js", "")],

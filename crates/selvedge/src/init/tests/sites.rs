@@ -259,7 +259,10 @@ const NODE: &[Case] = &[
             ("build/index.js", ""),
         ],
         what: "an Express application",
-        build: &["npm install --omit=dev --no-audit --no-fund"],
+        build: &[
+            "npm pkg delete devDependencies scripts.prepare",
+            "npm install --omit=dev --no-audit --no-fund",
+        ],
         service: "exec node bin/verdaccio --listen 127.0.0.1:$PORT",
         look_at: "there is no lockfile",
     },
@@ -275,6 +278,21 @@ const NODE: &[Case] = &[
         what: "an Express application",
         build: &["npm ci --omit=dev --no-audit --no-fund"],
         service: "exec node dist/bin/peerjs.js --port ${PORT:=9000}",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            (
+                "package.json",
+                r#"{"name":"json-server","bin":"./lib/cli/bin.js","scripts":{"build":"babel src -d lib","test":"jest","start":"babel-node src/cli/bin"},"dependencies":{"express":"4"}}"#,
+            ),
+            ("package-lock.json", ""),
+            ("lib/cli/bin.js", ""),
+            ("dist/__tests__/x.test.js", ""),
+        ],
+        what: "an Express application",
+        build: &["npm ci --omit=dev --no-audit --no-fund"],
+        service: "exec node lib/cli/bin.js --port $PORT --host 127.0.0.1",
         look_at: "",
     },
 ];

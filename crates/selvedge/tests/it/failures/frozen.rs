@@ -1,9 +1,10 @@
-//! Processes that stand still: they hold their sockets and answer nobody, as across a network that
-//! is cut.
+//! Processes that stand still, holding their sockets and answering nobody, as across a network that
+//! is cut; and an agent that runs and can't reach the others.
 
 use nix::sys::signal::Signal;
+use selvedge_api::SiteHealth;
 
-use super::scene::{APP, Scene};
+use super::scene::{APP, Scene, get};
 use super::{Expect, Fault, Inject, Moment, Process, clients, run};
 use crate::harness::repository::Pushed;
 use crate::harness::{can_isolate, eventually, signal};
@@ -64,8 +65,35 @@ pub(super) async fn freeze(
     scene.push_while(stop).await.0
 }
 
+/// An agent starts while the fabric is out of its reach: it serves what it has, the others see it
+/// lost, and it takes part again when the fabric is back.
+pub(super) async fn disconnect(scene: &mut Scene, name: &str, turn: usize) -> Pushed {
+    let (socket, away) = (scene.control_data("fabric.sock"), scene.control_data("fabric.away"));
+    std::fs::rename(&socket, &away).unwrap();
+    let site = scene.planet.info.sites[turn % 3].clone();
+    let before = scene.pid(Process::Agent, turn);
+    signal(before, Signal::SIGKILL);
+    eventually(&format!("{name}: the site's lease runs out"), async || {
+        let sites = scene.planet.api().sites().await.ok()?;
+        let row = sites.into_iter().find(|row| row.id == site.id)?;
+        (row.health == SiteHealth::Lost).then_some(())
+    })
+    .await;
+    let serves = async || {
+        let address = std::net::SocketAddr::new(site.address, site.http);
+        tokio::net::TcpStream::connect(address).await.ok()?;
+        let (head, body) = get(address, "/").await;
+        (head.starts_with("HTTP/1.1 200") && body.trim() == scene.release).then_some(())
+    };
+    eventually(&format!("{name}: it serves by its ledger alone"), serves).await;
+    assert_ne!(scene.pid(Process::Agent, turn), before, "it is another process");
+    std::fs::rename(&away, &socket).unwrap();
+    scene.change(None).await;
+    scene.repository.push(&scene.planet).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn who_stands_still_holds_up_nobody() {
+async fn who_stands_still_or_is_cut_off_holds_up_nobody() {
     if !can_isolate() {
         return;
     }
@@ -75,6 +103,7 @@ async fn who_stands_still_holds_up_nobody() {
         Fault::new(Inject::Freeze(Process::Agent, Moment::Warm), Expect::New),
         Fault::new(Inject::Freeze(Process::Agent, Moment::Verify), Expect::New),
         Fault::new(Inject::Freeze(Process::Supervisor, Moment::Warm), Expect::New),
+        Fault::new(Inject::Disconnect, Expect::New),
     ];
     run(&mut scene, &faults).await;
     scene.planet.stop().await;

@@ -91,6 +91,8 @@ enum Inject {
     Kill(Process, Moment),
     /// A process stands still from the moment on, until the others have noticed.
     Freeze(Process, Moment),
+    /// An agent can't reach the fabric, and starts so.
+    Disconnect,
     /// Another program has the database locked from the moment on, for longer than control waits.
     Lock(Moment),
     /// A blob of an earlier release is damaged, and a rollback needs it.
@@ -170,6 +172,7 @@ async fn inject(scene: &mut Scene, fault: &Fault, turn: usize) -> Option<Pushed>
         Inject::Freeze(process, moment) => {
             Some(frozen::freeze(scene, name, process, moment, turn).await)
         }
+        Inject::Disconnect => Some(frozen::disconnect(scene, name, turn).await),
         Inject::Lock(moment) => Some(disk::lock(scene, moment).await),
         Inject::DamagedBlob => disk::damage_blob(scene).await,
         Inject::DamagedLedgers => disk::damage_ledgers(scene).await,
