@@ -9,13 +9,14 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 /// Our crates, the lower layers first, each with what it may depend on. ARCHITECTURE.md shows this
 /// as a picture. A new crate needs a row; a new edge needs a reason that convinces whoever reads
 /// the picture.
-const TABLE: [(&str, &[&str]); 12] = [
+const TABLE: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("telemetry", &[]),
     ("plan", &["model"]),
     ("api", &["model"]),
     ("fabric", &["model", "telemetry"]),
-    ("proxy", &["model", "telemetry"]),
+    ("cache", &[]),
+    ("proxy", &["model", "telemetry", "cache"]),
     ("dns", &["model", "telemetry"]),
     ("runtime", &["model", "telemetry"]),
     ("control", &["model", "telemetry", "plan", "api", "fabric", "runtime"]),

@@ -1,0 +1,10 @@
+//! An HTTP cache (RFC 9111): what may be stored, for how long it is fresh, what answers a request,
+//! and where it is kept.
+//!
+//! Decisions are plain functions whose time is an argument. The store is shared by all shards of a
+//! proxy and looked up without waiting.
+//!
+//! Deliberately absent: connections, request collapsing and everything else that waits. The proxy
+//! does that; it is the only caller.
+
+pub mod key;
