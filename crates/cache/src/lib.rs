@@ -7,4 +7,10 @@
 //! Deliberately absent: connections, request collapsing and everything else that waits. The proxy
 //! does that; it is the only caller.
 
+mod fields;
 pub mod key;
+pub mod object;
+pub mod policy;
+pub mod status;
+
+pub use fields::range::Span;
