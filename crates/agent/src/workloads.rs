@@ -149,9 +149,7 @@ impl Watched {
 /// Waits until nothing uses an upstream any more, or `patience` has run out; then its WebSockets are
 /// told that the server goes away, and have a moment to part.
 pub(crate) async fn drain(upstream: &Arc<Upstream>, patience: Duration) {
-    let idle = async || {
-        let _ = upstream.in_flight().wait_for(|count| *count == 0).await;
-    };
+    let idle = async || upstream.wait_in_flight(|count| count == 0).await;
     let unused = async {
         unshared(upstream).await;
         idle().await;
@@ -161,7 +159,7 @@ pub(crate) async fn drain(upstream: &Arc<Upstream>, patience: Duration) {
     }
     upstream.end_tunnels();
     if tokio::time::timeout(PARTING, idle()).await.is_err() {
-        let (count, name) = (*upstream.in_flight().borrow(), upstream.name());
+        let (count, name) = (upstream.in_flight(), upstream.name());
         tracing::warn!(count, name, "left although it still has requests");
     }
 }

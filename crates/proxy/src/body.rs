@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::Limits;
 use crate::files::{Content, FileBody};
+use crate::forward;
 use crate::record::Exchange;
 use crate::tunnel::Tunnel;
 use crate::upstream::WorkloadBody;
@@ -37,6 +38,12 @@ impl Stall {
 
     /// Something came: the next wait starts anew.
     pub(crate) fn progress(&mut self) {
+        self.waiting = false;
+    }
+
+    /// Another wait begins.
+    pub(crate) fn restart(&mut self, timeout: Duration) {
+        self.timeout = timeout;
         self.waiting = false;
     }
 
@@ -96,8 +103,8 @@ impl Received {
     }
 }
 
-/// A request's body on its way to a workload. Trailers are left out: no workload speaks a protocol
-/// that needs them, and they have carried smuggled headers.
+/// A request's body on its way to a workload, trailers included: without those that may only stand
+/// in a head, since they have carried smuggled headers.
 pub(crate) enum RequestBody {
     /// None.
     Empty,
@@ -108,6 +115,7 @@ pub(crate) enum RequestBody {
 pub(crate) struct StreamingBody {
     inner: Incoming,
     left: u64,
+    max_trailer_bytes: usize,
     stall: Stall,
     pace: Pace,
     received: Arc<Received>,
@@ -146,6 +154,7 @@ impl RequestBody {
         Self::Streaming(Box::new(StreamingBody {
             inner,
             left: limits.max_body_bytes,
+            max_trailer_bytes: limits.max_header_bytes as usize,
             stall: Stall::new(grace),
             pace: Pace { rate: limits.min_body_rate, grace, waited: Duration::ZERO, since: None },
             received: Arc::clone(received),
@@ -175,7 +184,7 @@ impl StreamingBody {
             }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => data,
-                Err(_) => return Poll::Ready(None),
+                Err(frame) => return Poll::Ready(self.trailers(frame).transpose()),
             },
         };
         let len = data.len() as u64;
@@ -188,6 +197,17 @@ impl StreamingBody {
             return Poll::Ready(Some(Err(self.received.fail(RequestBodyError::Stalled))));
         }
         Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+}
+
+impl StreamingBody {
+    /// Trailers as they go on.
+    fn trailers(&self, mut frame: Frame<Bytes>) -> Result<Option<Frame<Bytes>>, BodyError> {
+        let Some(trailers) = frame.trailers_mut() else { return Ok(None) };
+        match forward::trailers(trailers, self.max_trailer_bytes) {
+            true => Ok(Some(frame)),
+            false => Err(self.received.fail(RequestBodyError::TooLarge)),
+        }
     }
 }
 
@@ -268,16 +288,19 @@ impl ResponseBody {
         }
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    fn poll_payload(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.payload {
             Payload::Empty | Payload::Tunnel(_) => Poll::Ready(None),
             Payload::Memory(bytes) => {
                 let bytes = std::mem::take(bytes);
                 self.payload = Payload::Empty;
-                Poll::Ready(Some(Ok(bytes)))
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Payload::File(body) => body.poll_chunk(cx).map_err(Into::into),
-            Payload::Workload(body) => body.poll_data(cx).map_err(Into::into),
+            Payload::File(body) => body.poll_chunk(cx).map_ok(Frame::data).map_err(Into::into),
+            Payload::Workload(body) => body.poll_frame(cx).map_err(Into::into),
         }
     }
 }
@@ -293,15 +316,15 @@ impl Body for ResponseBody {
         if let Some(exchange) = &mut self.exchange {
             exchange.asked();
         }
-        match ready!(self.poll_data(cx)) {
-            Some(Ok(data)) => {
-                if let Some(exchange) = &mut self.exchange {
+        match ready!(self.poll_payload(cx)) {
+            Some(Ok(frame)) => {
+                if let (Some(exchange), Some(data)) = (&mut self.exchange, frame.data_ref()) {
                     exchange.sent(data.len() as u64);
                 }
                 if self.is_end_stream() {
                     self.complete();
                 }
-                Poll::Ready(Some(Ok(Frame::data(data))))
+                Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
                 let kind = match &self.payload {

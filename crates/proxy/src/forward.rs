@@ -4,10 +4,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, COOKIE, DATE, EXPECT, EXPIRES, FORWARDED, HOST, LOCATION, MAX_FORWARDS, PRAGMA,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, RETRY_AFTER, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VARY, VIA, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use crate::authority::Authority;
 
@@ -31,6 +34,42 @@ const FORGEABLE: [HeaderName; 6] = [
     HeaderName::from_static("proxy"),
 ];
 
+/// Fields that frame, route, authenticate or control a message, and so can't come after it (RFC
+/// 9110, section 6.5.1).
+const NO_TRAILERS: [HeaderName; 28] = [
+    AGE,
+    AUTHORIZATION,
+    CACHE_CONTROL,
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    COOKIE,
+    DATE,
+    EXPECT,
+    EXPIRES,
+    FORWARDED,
+    HOST,
+    KEEP_ALIVE,
+    LOCATION,
+    MAX_FORWARDS,
+    PRAGMA,
+    RANGE,
+    RETRY_AFTER,
+    SET_COOKIE,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    VARY,
+    VIA,
+    WWW_AUTHENTICATE,
+];
+/// What begins so can't come after a message either: conditions, what proxies say to each other,
+/// and our own.
+const NO_TRAILER_PREFIXES: [&str; 4] = ["if-", "proxy-", "selvedge-", "x-forwarded-"];
+
 /// Removes what concerns only the connection that a message came by (RFC 9110, section 7.6.1).
 /// With them goes any upgrade; who allows one puts it back.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
@@ -49,7 +88,7 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE] {
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
 }
@@ -60,6 +99,39 @@ pub(crate) fn hops(headers: &HeaderMap) -> usize {
     lines.flat_map(|line| line.split(',')).filter(|hop| hop.trim() == OUR_HOP).count()
 }
 
+/// Whether a client takes trailers: with HTTP/2 and later it can't but read them, before it has to
+/// say so (RFC 9110, section 6.5.1).
+pub(crate) fn takes_trailers(head: &Parts) -> bool {
+    head.version > Version::HTTP_11
+        || (head.version == Version::HTTP_11 && asks_for_trailers(&head.headers))
+}
+
+fn asks_for_trailers(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(TE).iter().filter_map(|line| line.to_str().ok());
+    lines
+        .flat_map(|line| line.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// Makes trailers those that go on: without what may only stand in a head. False when they are
+/// larger than `max_bytes`.
+pub(crate) fn trailers(trailers: &mut HeaderMap, max_bytes: usize) -> bool {
+    let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    if trailers.iter().map(size).sum::<usize>() > max_bytes {
+        return false;
+    }
+    let misplaced = |name: &&HeaderName| {
+        NO_TRAILERS.contains(name)
+            || FORGEABLE.contains(name)
+            || NO_TRAILER_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
+    };
+    let misplaced: Vec<HeaderName> = trailers.keys().filter(misplaced).cloned().collect();
+    for name in misplaced {
+        trailers.remove(name);
+    }
+    true
+}
+
 /// Makes a client's headers those that the workload sees.
 pub(crate) fn to_workload(
     headers: &mut HeaderMap,
@@ -67,7 +139,11 @@ pub(crate) fn to_workload(
     peer: SocketAddr,
     scheme: &'static str,
 ) {
+    let trailers = asks_for_trailers(headers);
     remove_hop_by_hop(headers);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
     for name in FORGEABLE {
         headers.remove(name);
     }
@@ -94,10 +170,14 @@ pub(crate) fn to_workload(
     headers.append(VIA, HeaderValue::from_static(OUR_HOP));
 }
 
-/// Makes a workload's headers those that the client sees. A length counts only when it is the one
+/// Makes a workload's headers those that the client sees; which trailers follow is said only to a
+/// client that takes them. A length counts only when it is the one
 /// that the body was read by: a chunked body overrides it, and repeated ones say the same, as
 /// hyper has checked (RFC 9112, section 6.3).
-pub(crate) fn to_client(headers: &mut HeaderMap) {
+pub(crate) fn to_client(headers: &mut HeaderMap, takes_trailers: bool) {
+    if !takes_trailers {
+        headers.remove(TRAILER);
+    }
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let first = lengths.next().and_then(|length| length.to_str().ok());
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -167,7 +247,7 @@ mod tests {
                 (HeaderName::try_from(*name).unwrap(), value.parse::<HeaderValue>().unwrap())
             };
             let mut headers: HeaderMap = sent.iter().map(pair).collect();
-            to_client(&mut headers);
+            to_client(&mut headers, false);
             let lengths: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
             assert_eq!(lengths, expected.as_slice(), "{sent:?}");
         }
@@ -182,7 +262,7 @@ mod tests {
                 ("connection", "host, content-length"),
                 ("x-secret", "1"),
                 ("keep-alive", "timeout=5"),
-                ("te", "trailers"),
+                ("te", "gzip, trailers;q=0.5, trailers"),
                 ("transfer-encoding", "chunked"),
                 ("upgrade", "websocket"),
                 ("expect", "100-continue"),
@@ -190,11 +270,42 @@ mod tests {
             ],
         );
         for gone in
-            ["connection", "x-secret", "keep-alive", "te", "transfer-encoding", "upgrade", "expect"]
+            ["connection", "x-secret", "keep-alive", "transfer-encoding", "upgrade", "expect"]
         {
             assert!(!headers.contains_key(gone), "{gone}");
         }
+        // Nothing but the wish for trailers, which we pass on.
+        assert_eq!(headers.get_all(TE).iter().collect::<Vec<_>>(), ["trailers"]);
+        assert!(!forwarded("192.0.2.1:1", &[("te", "gzip")]).contains_key(TE));
         assert_eq!(headers["content-length"], "3");
         assert_eq!(headers[HOST], "Shop.test:8443");
+    }
+
+    #[test]
+    fn trailers_are_bounded_and_say_nothing_that_belongs_in_a_head() {
+        let pairs = [
+            ("grpc-status", "0"),
+            ("content-digest", "sha-256=:AA==:"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("host", "evil"),
+            ("authorization", "Basic eA=="),
+            ("set-cookie", "a=b"),
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-real-ip", "203.0.113.9"),
+            ("if-match", "*"),
+            ("selvedge-pin", "forged"),
+        ];
+        let all = || -> HeaderMap {
+            let pair =
+                |(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+            pairs.into_iter().map(pair).collect()
+        };
+        let size = pairs.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        let mut passed = all();
+        assert!(trailers(&mut passed, size));
+        let names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["grpc-status", "content-digest"]);
+        assert!(!trailers(&mut all(), size - 1));
     }
 }

@@ -206,6 +206,7 @@ impl Asked<'_> {
         // Only HTTP/1.1 connections have one.
         let upgrade = tunnel::is_asked(&self.head);
         let to_client = self.head.extensions.remove::<OnUpgrade>().filter(|_| upgrade);
+        let takes_trailers = forward::takes_trailers(&self.head);
         let mut headers = self.head.headers;
         pins::strip(&mut headers);
         headers.remove(probe::PROBE);
@@ -238,7 +239,7 @@ impl Asked<'_> {
             return upgraded(response, to_client, upstream);
         }
         let mut response = response.map(Payload::Workload);
-        forward::to_client(response.headers_mut());
+        forward::to_client(response.headers_mut(), takes_trailers);
         Ok(response)
     }
 }
@@ -255,7 +256,7 @@ fn upgraded(
         let title = "The app answered with an upgrade that nobody asked for";
         return Err(Fault::workload(StatusCode::BAD_GATEWAY, "malformed", title));
     };
-    forward::to_client(response.headers_mut());
+    forward::to_client(response.headers_mut(), false);
     tunnel::put(response.headers_mut());
     let ending = upstream.ending();
     Ok(response.map(|body| {

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::body::Received;
 use crate::listener::Client;
 use crate::record::Exchange;
-use crate::upstream::Counted;
+use crate::upstream::InFlight;
 use frames::{Frames, GOING_AWAY};
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
@@ -68,7 +68,7 @@ pub(crate) fn put(headers: &mut HeaderMap) {
 pub(crate) struct Tunnel {
     pub(crate) client: OnUpgrade,
     pub(crate) upstream: OnUpgrade,
-    pub(crate) counted: Counted,
+    pub(crate) counted: InFlight,
     /// Cancelled when the upstream is to be left.
     pub(crate) ending: CancellationToken,
 }

@@ -8,8 +8,10 @@
 //! connected to is passed over, and tried last for a while.
 
 mod body;
+mod count;
+mod http1;
+mod lines;
 mod peer;
-mod pool;
 
 use std::io;
 use std::sync::Arc;
@@ -18,16 +20,17 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::Connect;
 use crate::body::{Received, RequestBody, RequestBodyError};
 
-pub(crate) use body::{Counted, WorkloadBody};
+pub(crate) use body::WorkloadBody;
+pub(crate) use count::InFlight;
+use count::{Counts, Kind};
+use http1::{Line, Unanswered};
+use lines::{IdleLimit, Lines};
 use peer::Peer;
 
 /// What a workload may do, in time and size.
@@ -43,9 +46,9 @@ pub struct UpstreamLimits {
     pub response_timeout: Duration,
     /// A response's body must go on within this.
     pub stall_timeout: Duration,
-    /// Bytes of a response's head, at least 8,192.
+    /// Bytes of a response's head, at least 8,192, and of its trailers.
     pub max_header_bytes: usize,
-    /// Idle connections kept.
+    /// Idle HTTP/1.1 connections kept, over all addresses.
     pub max_idle: usize,
     /// How long an idle connection is kept: below the 5 s after which Node.js closes its side.
     pub idle_timeout: Duration,
@@ -60,7 +63,7 @@ impl Default for UpstreamLimits {
             response_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(120),
             max_header_bytes: 64 << 10,
-            max_idle: 64,
+            max_idle: 256,
             idle_timeout: Duration::from_secs(4),
         }
     }
@@ -74,11 +77,9 @@ pub struct Upstream {
     turn: AtomicUsize,
     host: Option<HeaderValue>,
     limits: UpstreamLimits,
-    permits: Arc<Semaphore>,
-    tunnels: Arc<Semaphore>,
+    counts: Arc<Counts>,
     /// Upgraded connections are to come to their end.
     ending: CancellationToken,
-    in_flight: Arc<watch::Sender<usize>>,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -97,28 +98,22 @@ pub(crate) enum UpstreamError {
     #[error("no connection could be opened in time")]
     ConnectTimeout,
     #[error("the connection closed before the response")]
-    ClosedEarly(#[source] hyper::Error),
+    ClosedEarly(#[source] Broken),
     #[error("the response's head is too large")]
     HeadTooLarge,
     #[error("the response is no valid HTTP")]
-    Malformed(#[source] hyper::Error),
+    Malformed(#[source] Broken),
     #[error("no response came in time")]
     ResponseTimeout,
     #[error(transparent)]
     Request(RequestBodyError),
 }
 
-/// A request that a workload has been chosen for. While it exists, so does the workload's part in
-/// [`Upstream::in_flight`].
-#[derive(Debug)]
-pub(crate) struct InFlight {
-    count: Arc<watch::Sender<usize>>,
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.count.send_modify(|count| *count -= 1);
-    }
+/// What broke a connection, as the library for its protocol says it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
 }
 
 impl Upstream {
@@ -140,17 +135,16 @@ impl Upstream {
         host: Option<HeaderValue>,
         limits: UpstreamLimits,
     ) -> Self {
-        let semaphore = |most: usize| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        let idle = IdleLimit::new(limits.max_idle, limits.idle_timeout);
+        let peer = |connect| Peer::new(connect, Arc::clone(&idle));
         Self {
             name,
-            peers: connects.into_iter().map(|connect| Peer::new(connect, &limits)).collect(),
+            peers: connects.into_iter().map(peer).collect(),
             turn: AtomicUsize::new(0),
             host,
-            permits: semaphore(limits.max_requests),
-            tunnels: semaphore(limits.max_tunnels),
-            ending: CancellationToken::new(),
+            counts: Counts::new(&limits),
             limits,
-            in_flight: Arc::new(watch::Sender::new(0)),
+            ending: CancellationToken::new(),
         }
     }
 
@@ -168,14 +162,18 @@ impl Upstream {
         self.ending.cancel();
     }
 
-    /// How many requests the workload is answering now, bodies included; wakes on change, so that
-    /// a drain can wait for zero.
+    /// How many requests the workload is answering now, bodies and tunnels included.
+    pub fn in_flight(&self) -> usize {
+        self.counts.now()
+    }
+
+    /// Waits until [`Upstream::in_flight`] is as `wanted`.
     ///
-    /// Once a snapshot without the workload is current and this has been zero, no request will
+    /// Once a snapshot without the workload is current and the count has been zero, no request will
     /// reach the workload any more: a request counts itself before it checks that its snapshot is
     /// still the current one.
-    pub fn in_flight(&self) -> watch::Receiver<usize> {
-        self.in_flight.subscribe()
+    pub async fn wait_in_flight(&self, wanted: impl Fn(usize) -> bool) {
+        self.counts.wait(wanted).await;
     }
 
     /// What it is called.
@@ -195,36 +193,45 @@ impl Upstream {
 
     /// Counts a request in.
     pub(crate) fn enter(&self) -> InFlight {
-        self.in_flight.send_modify(|count| *count += 1);
-        InFlight { count: Arc::clone(&self.in_flight) }
+        self.counts.enter()
     }
 
     /// Sends a request and waits for the head of the response. One that asks for an `upgrade`
     /// counts as what it is to become.
+    ///
+    /// It is sent on a connection of the current runtime, and the response's body is to be read on
+    /// it too.
     pub(crate) async fn send(
         &self,
-        in_flight: InFlight,
+        mut in_flight: InFlight,
         mut request: Request<RequestBody>,
         received: &Received,
         upgrade: bool,
     ) -> Result<Response<WorkloadBody>, UpstreamError> {
-        let deadline = Instant::now() + self.limits.connect_timeout;
-        let permit = self.permit(deadline, upgrade).await?;
+        let now = Instant::now();
+        let deadline = now + self.limits.connect_timeout;
+        let kind = if upgrade { Kind::Tunnel } else { Kind::Request };
+        in_flight.permit(kind, deadline).await?;
         let mut failure = None;
-        let peers = self.in_turn();
+        let several: Vec<&Peer>;
+        let peers = match self.peers.as_slice() {
+            [only] => &[only][..],
+            _ => {
+                several = self.in_turn();
+                &several
+            }
+        };
         for (tried, peer) in peers.iter().enumerate() {
-            if let Some(mut sender) = peer.pool.take() {
+            let lines = peer.lines();
+            if let Some(mut line) = lines.take(now) {
                 let again = replay(&request);
-                match self.attempt(&mut sender, request, received).await {
-                    Ok(response) => {
-                        return Ok(self.answer(response, sender, peer, permit, in_flight));
-                    }
-                    Err((_, Some(unsent))) => request = unsent,
-                    Err((UpstreamError::ClosedEarly(error), None)) => match again {
-                        Some(again) => request = again,
-                        None => return Err(UpstreamError::ClosedEarly(error)),
+                match line.exchange(request, received, &self.limits).await {
+                    Ok(response) => return Ok(self.answer(response, line, lines, in_flight)),
+                    Err(Unanswered { unsent: Some(unsent), .. }) => request = unsent,
+                    Err(Unanswered { error, unsent: None }) => match (error, again) {
+                        (UpstreamError::ClosedEarly(_), Some(again)) => request = again,
+                        (error, _) => return Err(error),
                     },
-                    Err((error, None)) => return Err(error),
                 }
             }
             // Each address gets its share of the time: one that swallows everything must not use
@@ -232,11 +239,11 @@ impl Upstream {
             let left = deadline.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(peers.len() - tried).unwrap_or(1);
             match self.open(peer, Instant::now() + share).await {
-                Ok(mut sender) => {
+                Ok(mut line) => {
                     peer.connected();
-                    return match self.attempt(&mut sender, request, received).await {
-                        Ok(response) => Ok(self.answer(response, sender, peer, permit, in_flight)),
-                        Err((error, _)) => Err(error),
+                    return match line.exchange(request, received, &self.limits).await {
+                        Ok(response) => Ok(self.answer(response, line, lines, in_flight)),
+                        Err(Unanswered { error, .. }) => Err(error),
                     };
                 }
                 Err(error) => {
@@ -254,99 +261,32 @@ impl Upstream {
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.peers.len().max(1);
         let (before, from) = self.peers.split_at_checked(first).unwrap_or_default();
         let mut peers: Vec<&Peer> = from.iter().chain(before).collect();
-        peers.sort_by_key(|peer| !peer.is_well());
+        peers.sort_by_cached_key(|peer| !peer.is_well());
         peers
     }
 
-    async fn permit(
-        &self,
-        deadline: Instant,
-        upgrade: bool,
-    ) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        let permits = if upgrade { &self.tunnels } else { &self.permits };
-        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-            return Ok(permit);
-        }
-        if upgrade {
-            // What holds the others may stay for hours.
-            return Err(UpstreamError::Busy);
-        }
-        match timeout_at(deadline, Arc::clone(permits).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(UpstreamError::Busy),
-        }
-    }
-
-    async fn open(
-        &self,
-        peer: &Peer,
-        deadline: Instant,
-    ) -> Result<SendRequest<RequestBody>, UpstreamError> {
+    async fn open(&self, peer: &Peer, deadline: Instant) -> Result<Line, UpstreamError> {
         let stream = match timeout_at(deadline, peer.connect.connect()).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(UpstreamError::Refused(error)),
             Err(_) => return Err(UpstreamError::ConnectTimeout),
         };
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(self.limits.max_header_bytes.max(8192))
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(UpstreamError::ClosedEarly)?;
-        // Ends when the sender is dropped, the workload closes, or the connection is upgraded. What
-        // breaks it is told to the request that it breaks.
-        tokio::spawn(connection.with_upgrades());
-        Ok(sender)
-    }
-
-    /// One try. With an error comes the request, if none of it has been sent.
-    async fn attempt(
-        &self,
-        sender: &mut SendRequest<RequestBody>,
-        request: Request<RequestBody>,
-        received: &Received,
-    ) -> Result<Response<Incoming>, (UpstreamError, Option<Request<RequestBody>>)> {
-        let response = sender.try_send_request(request);
-        tokio::pin!(response);
-        loop {
-            let before = received.bytes();
-            match timeout(self.limits.response_timeout, &mut response).await {
-                Ok(Ok(response)) => return Ok(response),
-                Ok(Err(mut failure)) => {
-                    let unsent = failure.take_message();
-                    return Err((classify(failure.into_error(), received), unsent));
-                }
-                // An upload that goes on is waited for: its own timeout bounds it.
-                Err(_) if received.bytes() != before => {}
-                Err(_) => return Err((UpstreamError::ResponseTimeout, None)),
-            }
-        }
+        Line::open(stream, &self.limits).await
     }
 
     fn answer(
         &self,
         response: Response<Incoming>,
-        sender: SendRequest<RequestBody>,
-        peer: &Peer,
-        permit: OwnedSemaphorePermit,
+        mut line: Line,
+        lines: Arc<Lines>,
         in_flight: InFlight,
     ) -> Response<WorkloadBody> {
-        let stall = self.limits.stall_timeout;
+        line.stall.restart(self.limits.stall_timeout);
         // An upgraded connection is no request's any more.
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let back = (!upgraded).then(|| (sender, Arc::clone(&peer.pool)));
-        response.map(|body| WorkloadBody::new(body, stall, back, permit, in_flight))
-    }
-}
-
-fn classify(error: hyper::Error, received: &Received) -> UpstreamError {
-    if let Some(error) = received.error() {
-        UpstreamError::Request(error)
-    } else if error.is_parse_too_large() {
-        UpstreamError::HeadTooLarge
-    } else if error.is_parse() {
-        UpstreamError::Malformed(error)
-    } else {
-        UpstreamError::ClosedEarly(error)
+        let back = (!upgraded).then_some((line, lines));
+        let trailers = self.limits.max_header_bytes;
+        response.map(|body| WorkloadBody::new(body, back, trailers, in_flight))
     }
 }
 
@@ -362,3 +302,6 @@ fn replay(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     *copy.headers_mut() = request.headers().clone();
     Some(copy)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,64 +3,49 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body as _, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::InFlight;
-use super::pool::Pool;
-use crate::body::{RequestBody, Stall};
+use super::Broken;
+use super::count::InFlight;
+use super::http1::Line;
+use super::lines::Lines;
+use crate::forward;
 
 /// Why a response's body can't go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WorkloadBodyError {
     #[error("the workload closed the connection within the response")]
-    ClosedEarly(#[source] hyper::Error),
+    ClosedEarly(#[source] Broken),
     #[error("the workload stopped sending the response")]
     Stalled,
+    #[error("the response's trailers are too large")]
+    TrailersTooLarge,
 }
 
-/// The body of a workload's response. Its connection goes back to the pool when the body has ended
-/// and is closed when the body is dropped before. Trailers are left out.
+/// The body of a workload's response, trailers included. Its connection is free for the next
+/// request when the body has ended; a body that is dropped before takes its connection along.
 pub(crate) struct WorkloadBody {
     inner: Incoming,
-    stall: Stall,
-    lease: Option<Lease>,
+    /// The connection and where it goes back to.
+    back: Option<(Line, Arc<Lines>)>,
+    max_trailer_bytes: usize,
     failure: Option<&'static str>,
     in_flight: InFlight,
 }
 
-struct Lease {
-    /// The connection and where it goes back to.
-    back: Option<Back>,
-    permit: OwnedSemaphorePermit,
-}
-
-/// A connection and where it goes back to.
-pub(super) type Back = (SendRequest<RequestBody>, Arc<Pool>);
-
-/// What counts an upgraded connection at its upstream while it lasts.
-pub(crate) struct Counted {
-    _in_flight: InFlight,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
 impl WorkloadBody {
+    /// `back` is none for a connection that is another protocol's from here on.
     pub(super) fn new(
         inner: Incoming,
-        stall: Duration,
-        back: Option<Back>,
-        permit: OwnedSemaphorePermit,
+        back: Option<(Line, Arc<Lines>)>,
+        max_trailer_bytes: usize,
         in_flight: InFlight,
     ) -> Self {
         let upgraded = back.is_none();
-        let lease = Some(Lease { back, permit });
-        let stall = Stall::new(stall);
-        let mut body = Self { inner, stall, lease, failure: None, in_flight };
+        let mut body = Self { inner, back, max_trailer_bytes, failure: None, in_flight };
         if body.inner.is_end_stream() && !upgraded {
             body.give_back();
         }
@@ -68,9 +53,8 @@ impl WorkloadBody {
     }
 
     /// The response was an upgrade: what goes on counting.
-    pub(crate) fn into_counted(self) -> Counted {
-        let permit = self.lease.map(|lease| lease.permit);
-        Counted { _in_flight: self.in_flight, _permit: permit }
+    pub(crate) fn into_counted(self) -> InFlight {
+        self.in_flight
     }
 
     /// What went wrong, by its stable name.
@@ -86,44 +70,61 @@ impl WorkloadBody {
         self.inner.size_hint()
     }
 
-    pub(crate) fn poll_data(
+    /// The next frame: data, or trailers without what may only stand in a head.
+    pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, WorkloadBodyError>>> {
-        loop {
-            let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    ready!(self.stall.poll(cx));
-                    self.failure = Some("body-stalled");
-                    return Poll::Ready(Some(Err(WorkloadBodyError::Stalled)));
+    ) -> Poll<Option<Result<Frame<Bytes>, WorkloadBodyError>>> {
+        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                if let Some((line, _)) = &mut self.back {
+                    ready!(line.stall.poll(cx));
+                    return self.fail("body-stalled", WorkloadBodyError::Stalled);
                 }
-            };
-            self.stall.progress();
-            match frame {
-                None => {
+                return Poll::Pending;
+            }
+        };
+        if let Some((line, _)) = &mut self.back {
+            line.stall.progress();
+        }
+        match frame {
+            None => {
+                self.give_back();
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                let error = WorkloadBodyError::ClosedEarly(error.into());
+                self.fail("body-closed-early", error)
+            }
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut()
+                    && !forward::trailers(trailers, self.max_trailer_bytes)
+                {
+                    let error = WorkloadBodyError::TrailersTooLarge;
+                    return self.fail("trailers-too-large", error);
+                }
+                if self.inner.is_end_stream() {
                     self.give_back();
-                    return Poll::Ready(None);
                 }
-                Some(Err(error)) => {
-                    self.failure = Some("body-closed-early");
-                    return Poll::Ready(Some(Err(WorkloadBodyError::ClosedEarly(error))));
-                }
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        if self.inner.is_end_stream() {
-                            self.give_back();
-                        }
-                        return Poll::Ready(Some(Ok(data)));
-                    }
-                }
+                Poll::Ready(Some(Ok(frame)))
             }
         }
     }
 
+    fn fail(
+        &mut self,
+        kind: &'static str,
+        error: WorkloadBodyError,
+    ) -> Poll<Option<Result<Frame<Bytes>, WorkloadBodyError>>> {
+        self.failure = Some(kind);
+        Poll::Ready(Some(Err(error)))
+    }
+
     fn give_back(&mut self) {
-        if let Some(Lease { back: Some((sender, pool)), .. }) = self.lease.take() {
-            pool.put(sender);
+        if let Some((line, lines)) = self.back.take() {
+            self.in_flight.release();
+            lines.put(line);
         }
     }
 }

@@ -1,13 +1,14 @@
 //! One address of an upstream.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use tokio::runtime;
 use tokio::time::Instant;
 
-use super::UpstreamLimits;
-use super::pool::Pool;
+use super::lines::{IdleLimit, Lines};
 use crate::Connect;
 
 /// How long an address that could not be connected to is tried last.
@@ -16,17 +17,47 @@ const REST: Duration = Duration::from_secs(5);
 /// An address with its connections.
 pub(super) struct Peer {
     pub(super) connect: Arc<dyn Connect>,
-    pub(super) pool: Arc<Pool>,
-    /// When it could not be connected to.
-    failed: Mutex<Option<Instant>>,
+    /// The connections of each runtime: one is driven by the runtime that it was opened on, and
+    /// used from there alone, so that a shard never waits for another's thread.
+    lines: ArcSwap<Vec<(runtime::Id, Arc<Lines>)>>,
+    idle: Arc<IdleLimit>,
+    start: Instant,
+    /// When it could not be connected to: milliseconds since the start, plus one. Zero: it could.
+    failed: AtomicU64,
     /// Somebody who looks from time to time has found it wanting.
     unwell: AtomicBool,
 }
 
 impl Peer {
-    pub(super) fn new(connect: Arc<dyn Connect>, limits: &UpstreamLimits) -> Self {
-        let pool = Arc::new(Pool::new(limits.max_idle, limits.idle_timeout));
-        Self { connect, pool, failed: Mutex::default(), unwell: AtomicBool::new(false) }
+    pub(super) fn new(connect: Arc<dyn Connect>, idle: Arc<IdleLimit>) -> Self {
+        Self {
+            connect,
+            lines: ArcSwap::default(),
+            idle,
+            start: Instant::now(),
+            failed: AtomicU64::new(0),
+            unwell: AtomicBool::new(false),
+        }
+    }
+
+    /// The connections of the current runtime.
+    pub(super) fn lines(&self) -> Arc<Lines> {
+        let id = runtime::Handle::current().id();
+        let of = |all: &Vec<(runtime::Id, Arc<Lines>)>| {
+            all.iter().find(|(runtime, _)| *runtime == id).map(|(_, lines)| Arc::clone(lines))
+        };
+        if let Some(lines) = of(&self.lines.load()) {
+            return lines;
+        }
+        let new = Lines::new(Arc::clone(&self.idle));
+        self.lines.rcu(|all| {
+            let mut all = Vec::clone(all);
+            if of(&all).is_none() {
+                all.push((id, Arc::clone(&new)));
+            }
+            all
+        });
+        of(&self.lines.load()).unwrap_or(new)
     }
 
     pub(super) fn set_well(&self, well: bool) {
@@ -34,15 +65,19 @@ impl Peer {
     }
 
     pub(super) fn is_well(&self) -> bool {
-        let failed = *self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        !self.unwell.load(Ordering::Relaxed) && failed.is_none_or(|at| at.elapsed() >= REST)
+        let rested = match self.failed.load(Ordering::Relaxed).checked_sub(1) {
+            Some(at) => self.start.elapsed() >= Duration::from_millis(at) + REST,
+            None => true,
+        };
+        rested && !self.unwell.load(Ordering::Relaxed)
     }
 
     pub(super) fn connected(&self) {
-        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.failed.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn not_connected(&self) {
-        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.failed.store(now + 1, Ordering::Relaxed);
     }
 }

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -14,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::site::{HOST, PATIENCE, Site};
+
+type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A response that was read to its end.
 #[derive(Debug)]
@@ -124,6 +127,21 @@ impl Client {
         };
         tokio::time::timeout(PATIENCE, answer).await.expect("the answer comes in time")
     }
+}
+
+/// One request with any body over HTTP/2, to the head of its response.
+pub(crate) async fn h2_exchange<B>(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<B>,
+) -> Response<Incoming>
+where
+    B: Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static,
+{
+    let executor = TokioExecutor::new();
+    let (mut sender, connection) = http2::handshake(executor, TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let response = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
+    response.expect("the answer comes in time").unwrap()
 }
 
 /// A TLS connection that trusts `ca` alone.

@@ -109,9 +109,8 @@ async fn no_request_is_dropped_by_swaps() {
         // As the agent does it: the new release alone is there, then the old one is drained, and
         // stopped as soon as nothing is under way.
         site.swap(app_of(Some(number), vec![next]));
-        let mut in_flight = upstream.in_flight();
-        let drained = tokio::time::timeout(PATIENCE, in_flight.wait_for(|count| *count == 0)).await;
-        drained.expect("the old release drains").unwrap();
+        let drained = upstream.wait_in_flight(|count| count == 0);
+        tokio::time::timeout(PATIENCE, drained).await.expect("the old release drains");
         stopped.store(true, Ordering::SeqCst);
         (upstream, stopped) = (new_upstream, new_stopped);
         // Let some requests through before the next swap.

@@ -19,6 +19,8 @@ mod serving;
 #[cfg(test)]
 mod site;
 #[cfg(test)]
+mod trailers;
+#[cfg(test)]
 mod tunnels;
 #[cfg(test)]
 mod workloads;

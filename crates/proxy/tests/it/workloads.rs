@@ -17,7 +17,6 @@ use selvedge_proxy::{Connect, Limits, Stream, Target, Upstream, UpstreamLimits};
 use selvedge_telemetry::access::ErrorSource;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use crate::clients::{Client, raw, read_to_end, read_until};
 use crate::site::{HOST, PATIENCE, Site, app};
@@ -133,9 +132,8 @@ pub(crate) async fn serve_mirror(stream: DuplexStream) {
 
 /// Waits until `count` requests are under way.
 pub(crate) async fn in_flight(upstream: &Upstream, count: usize) {
-    let mut watched: watch::Receiver<usize> = upstream.in_flight();
-    let reached = tokio::time::timeout(PATIENCE, watched.wait_for(|now| *now == count)).await;
-    reached.expect("the count is reached").unwrap();
+    let reached = tokio::time::timeout(PATIENCE, upstream.wait_in_flight(|now| now == count)).await;
+    reached.expect("the count is reached");
 }
 
 #[tokio::test]

@@ -1,0 +1,123 @@
+//! Connections of one runtime to one address.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::http1::Line;
+
+/// How long a connection may take to be ready after its response has ended: the rest of a request
+/// body that the workload did not wait for may still be going out.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What bounds the idle connections of an upstream, whichever runtimes and addresses they are of.
+#[derive(Debug)]
+pub(super) struct IdleLimit {
+    pub(super) max: usize,
+    pub(super) keep: Duration,
+    now: AtomicUsize,
+}
+
+impl IdleLimit {
+    pub(super) fn new(max: usize, keep: Duration) -> Arc<Self> {
+        Arc::new(Self { max, keep, now: AtomicUsize::new(0) })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Lines {
+    limit: Arc<IdleLimit>,
+    /// HTTP/1.1.
+    idle: Mutex<Idle>,
+}
+
+#[derive(Debug, Default)]
+struct Idle {
+    /// Oldest first.
+    lines: VecDeque<(Instant, Line)>,
+    /// Whether a task is removing what is too old.
+    swept: bool,
+}
+
+impl Lines {
+    pub(super) fn new(limit: Arc<IdleLimit>) -> Arc<Self> {
+        Arc::new(Self { limit, idle: Mutex::default() })
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection used last that is still open.
+    pub(super) fn take(&self, now: Instant) -> Option<Line> {
+        let mut idle = self.idle();
+        while let Some((since, line)) = idle.lines.pop_back() {
+            self.limit.now.fetch_sub(1, Ordering::Relaxed);
+            if now.saturating_duration_since(since) < self.limit.keep && line.is_ready() {
+                return Some(line);
+            }
+        }
+        None
+    }
+
+    /// Takes a connection back whose response has ended.
+    pub(super) fn put(self: &Arc<Self>, mut line: Line) {
+        if line.is_ready() {
+            self.keep(line);
+        } else if !line.is_closed() {
+            let lines = Arc::clone(self);
+            tokio::spawn(async move {
+                if let Ok(Ok(())) = tokio::time::timeout(SETTLE, line.ready()).await {
+                    lines.keep(line);
+                }
+            });
+        }
+    }
+
+    fn keep(self: &Arc<Self>, line: Line) {
+        let mut idle = self.idle();
+        if self.limit.now.fetch_add(1, Ordering::Relaxed) >= self.limit.max {
+            // The upstream has enough: this one stays if it can take the place of an older one.
+            self.limit.now.fetch_sub(1, Ordering::Relaxed);
+            if idle.lines.pop_front().is_none() {
+                return;
+            }
+        }
+        idle.lines.push_back((Instant::now(), line));
+        if !std::mem::replace(&mut idle.swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(self), self.limit.keep));
+        }
+    }
+
+    /// Removes what is too old; true when nothing is left.
+    fn expire(&self) -> bool {
+        let mut idle = self.idle();
+        while idle.lines.front().is_some_and(|(since, _)| since.elapsed() >= self.limit.keep) {
+            idle.lines.pop_front();
+            self.limit.now.fetch_sub(1, Ordering::Relaxed);
+        }
+        idle.swept = !idle.lines.is_empty();
+        idle.lines.is_empty()
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let idle = self.idle.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.limit.now.fetch_sub(idle.lines.len(), Ordering::Relaxed);
+    }
+}
+
+/// Closes connections that nobody takes; ends with the last of them or with the upstream.
+async fn sweep(lines: Weak<Lines>, keep: Duration) {
+    loop {
+        tokio::time::sleep(keep / 2 + Duration::from_millis(1)).await;
+        match lines.upgrade() {
+            Some(lines) if !lines.expire() => {}
+            _ => return,
+        }
+    }
+}
