@@ -1,5 +1,6 @@
 //! The life of a request: checked, located in the snapshot, answered, and named.
 
+use std::mem;
 use std::sync::Arc;
 
 use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH};
@@ -44,6 +45,16 @@ struct Asked<'a> {
     own: bool,
     /// What a rewrite took off the path.
     prefix: Option<HeaderValue>,
+    rewritten: Rewritten,
+}
+
+/// What a rewrite left of the address that the client asked for.
+enum Rewritten {
+    No,
+    /// Another prefix; the address was this.
+    Prefix(Uri),
+    /// Nothing: the route names the path.
+    Whole,
 }
 
 /// Answers one request.
@@ -67,7 +78,9 @@ pub(crate) async fn handle(
             if own {
                 exchange.own();
             }
-            let asked = Asked { client: &client, trace: &trace, head, body, own, prefix: None };
+            let (client, trace) = (&*client, &trace);
+            let rewritten = Rewritten::No;
+            let asked = Asked { client, trace, head, body, own, prefix: None, rewritten };
             asked.answer(&mut exchange, &mut checked, located.insert(found)).await
         }
         Err(fault) => Err(fault),
@@ -159,11 +172,14 @@ impl Asked<'_> {
             target.push('?');
             target.push_str(query);
         }
-        self.head.uri = target.parse().map_err(|_| lost())?;
-        if let (PathPattern::Prefix(prefix), PathPattern::Prefix(rest)) = (path, rewrite)
-            && rest.is_empty()
-        {
-            self.prefix = HeaderValue::try_from(prefix).ok();
+        let target = target.parse().map_err(|_| lost())?;
+        let original = mem::replace(&mut self.head.uri, target);
+        self.rewritten = Rewritten::Whole;
+        if let (PathPattern::Prefix(prefix), PathPattern::Prefix(rest)) = (path, rewrite) {
+            self.rewritten = Rewritten::Prefix(original);
+            if rest.is_empty() {
+                self.prefix = HeaderValue::try_from(prefix).ok();
+            }
         }
         Ok(())
     }
@@ -175,7 +191,12 @@ impl Asked<'_> {
         checked: &Checked,
     ) -> Result<Response<Payload>, Fault> {
         let Parts { method, uri, headers, .. } = &self.head;
-        match site.answer(method, &checked.path, uri.query(), headers, fallback).await {
+        let asked = match &self.rewritten {
+            Rewritten::No => Some(uri),
+            Rewritten::Prefix(original) => Some(original),
+            Rewritten::Whole => None,
+        };
+        match site.answer(method, &checked.path, asked, headers, fallback).await {
             Ok(response) => Ok(response.map(Payload::from)),
             Err(NoContent::Refused(status, headers)) => Err(refused(status).headers(headers)),
             Err(NoContent::Unreadable(error)) => {

@@ -9,7 +9,7 @@ use http::header::{
     ACCEPT, ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     IF_MATCH, IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE, X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, Take};
@@ -20,9 +20,8 @@ use super::{FileEntry, Found, StaticSite};
 /// How much of a file is read at once.
 const CHUNK: usize = 128 << 10;
 
-/// What is not left as it is in a `location`.
-const PATH: &AsciiSet =
-    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'`');
+/// What of a raw path is not left as it is in a `location`.
+const PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`');
 
 /// No content; for the proxy to explain.
 #[derive(Debug)]
@@ -51,28 +50,46 @@ pub(crate) enum Content {
 impl StaticSite {
     /// Answers a request for the normalised `path`. The file `fallback` answers for pages that are
     /// not there.
+    ///
+    /// A client that `asked` for a directory without the slash at its end is sent to the address
+    /// with one, or the links of the page there would lead out of the directory. `asked` is the
+    /// address as the client wrote it, `None` where the route names the path: then it is no
+    /// address of a directory, and what is in `path` is answered.
     pub(crate) async fn answer(
         &self,
         method: &Method,
         path: &str,
-        query: Option<&str>,
+        asked: Option<&Uri>,
         headers: &HeaderMap,
         fallback: Option<&str>,
     ) -> Answer {
-        let found = self.names.get(path).or_else(|| {
+        let found = self.find(path).or_else(|| {
             let fallback = fallback.filter(|_| is_page(path, headers))?;
-            self.names.get(format!("/{fallback}").as_str())
+            let (file, _) = self.find(&format!("/{fallback}"))?;
+            Some((file, false))
         });
         if !matches!(*method, Method::GET | Method::HEAD) {
             let allow = (ALLOW, HeaderValue::from_static("GET, HEAD"));
             return Err(NoContent::Refused(StatusCode::METHOD_NOT_ALLOWED, vec![allow]));
         }
-        match found {
-            Some(Found::File(file)) => file.answer(method, headers).await,
-            Some(Found::Directory) => Ok(to_directory(path, query)),
-            None => match &self.not_found {
+        let without_slash = asked.filter(|asked| !asked.path().ends_with('/'));
+        match (found, without_slash) {
+            (Some((_, true)), Some(asked)) => Ok(to_directory(asked)),
+            (Some((file, _)), _) => file.answer(method, headers).await,
+            (None, _) => match &self.not_found {
                 Some(page) => page.whole(StatusCode::NOT_FOUND, method).await,
                 None => Err(NoContent::Refused(StatusCode::NOT_FOUND, Vec::new())),
+            },
+        }
+    }
+
+    /// The file for a path, and whether the path is a directory's.
+    fn find(&self, path: &str) -> Option<(&FileEntry, bool)> {
+        match self.names.get(path)? {
+            Found::File(file) => Some((file, path.ends_with('/'))),
+            Found::Directory => match self.names.get(format!("{path}/").as_str())? {
+                Found::File(file) => Some((file, true)),
+                Found::Directory => None,
             },
         }
     }
@@ -86,9 +103,11 @@ fn is_page(path: &str, headers: &HeaderMap) -> bool {
     !last.contains('.') || all(headers, ACCEPT).is_some_and(|accept| accept.contains("text/html"))
 }
 
-fn to_directory(path: &str, query: Option<&str>) -> Response<Content> {
-    let mut location = format!("{}/", utf8_percent_encode(path, PATH));
-    if let Some(query) = query {
+fn to_directory(asked: &Uri) -> Response<Content> {
+    // Two slashes at the front would make a host of what follows.
+    let path = asked.path().trim_start_matches('/');
+    let mut location = format!("/{}/", utf8_percent_encode(path, PATH));
+    if let Some(query) = asked.query() {
         location.push('?');
         location.push_str(query);
     }

@@ -4,12 +4,13 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
+use selvedge_model::manifest::PathPattern;
 use selvedge_proxy::Target;
 use selvedge_proxy::files::StaticSite;
 use tempfile::TempDir;
 
 use crate::clients::{Client, raw};
-use crate::site::{HOST, Site, app, write};
+use crate::site::{HOST, Site, app, app_of, files, view, write};
 
 /// Too large to be kept in memory, and longer than a chunk.
 fn big() -> String {
@@ -225,4 +226,60 @@ async fn methods() {
         let aborted = record.error.is_some_and(|error| error.kind == "aborted");
         assert!(!aborted, "{} {}", record.method, record.path);
     }
+}
+
+#[tokio::test]
+async fn directories_behind_a_rewrite_keep_the_address_of_the_client() {
+    let pages = files(&[("index.html", "home"), ("sub/index.html", "sub"), ("a b/index.html", "")]);
+    let prefix = |text: &str| PathPattern::Prefix(text.to_owned());
+    let mut release = view(
+        1,
+        ["/docs/*", "/deep/docs/*", "/named/*", "/*"].map(|path| (path, pages.clone())).into(),
+    );
+    for route in &mut release.routes {
+        route.rewrite = match route.path.to_string().as_str() {
+            "/docs/*" => Some(prefix("")),
+            "/deep/docs/*" => Some(prefix("/sub")),
+            "/named/*" => Some(PathPattern::Exact("/sub".into())),
+            _ => None,
+        };
+    }
+    let site = Site::start(app_of(Some(1), vec![release])).await;
+    let mut client = Client::plain(&site).await;
+    for (path, location) in [
+        ("/docs", "/docs/"),
+        ("/docs?a=b%20", "/docs/?a=b%20"),
+        ("/docs/sub", "/docs/sub/"),
+        ("/%64ocs/a%20b?q", "/%64ocs/a%20b/?q"),
+        ("/deep/docs", "/deep/docs/"),
+        ("/sub", "/sub/"),
+    ] {
+        let answer = client.get(path).await;
+        assert_eq!(answer.status, StatusCode::PERMANENT_REDIRECT, "{path}");
+        assert_eq!(answer.header("location"), location, "{path}");
+    }
+    for (path, text) in [
+        ("/docs/", "home"),
+        ("/docs/sub/", "sub"),
+        ("/deep/docs/", "sub"),
+        ("/named", "sub"),
+        ("/named/", "sub"),
+        ("/named/any", "sub"),
+    ] {
+        let answer = client.get(path).await;
+        assert_eq!((answer.status, answer.text()), (StatusCode::OK, text), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_never_sends_the_client_to_another_host() {
+    let pages = files(&[("base/sub/index.html", "sub")]);
+    let mut release = view(1, vec![("/*", pages)]);
+    for route in &mut release.routes {
+        route.rewrite = Some(PathPattern::Prefix("/base".into()));
+    }
+    let site = Site::start(app_of(Some(1), vec![release])).await;
+    let request = format!("GET //sub HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n");
+    let answer = raw(site.http, &request).await.to_lowercase();
+    assert!(answer.contains("\r\nlocation: /sub/\r\n"), "{answer}");
 }
