@@ -12,5 +12,6 @@ pub mod key;
 pub mod object;
 pub mod policy;
 pub mod status;
+pub mod store;
 
 pub use fields::range::Span;
