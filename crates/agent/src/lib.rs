@@ -45,7 +45,7 @@ use selvedge_fabric::SharedFabric;
 use selvedge_fabric::layout::LayoutError;
 use selvedge_model::SiteId;
 use selvedge_model::operation::Target;
-use selvedge_proxy::{Limits, Proxy, Snapshot};
+use selvedge_proxy::{CacheConfig, Limits, Proxy, Snapshot};
 use selvedge_runtime::{Runtime, RuntimeError};
 use selvedge_telemetry::access::{AccessLog, AccessRecord};
 use selvedge_telemetry::journal::{Journal, Writer};
@@ -334,6 +334,7 @@ fn nothing(config: &Config) -> Snapshot {
         site: config.site.clone(),
         pins: None,
         hosts: HashMap::new(),
+        rest: None,
         certificates: HashMap::new(),
         explain: config.explain,
         probe_key: None,
@@ -408,6 +409,7 @@ async fn bind(
         http: config.http,
         https: config.https,
         limits: Limits::default(),
+        cache: CacheConfig::default(),
     };
     let proxy = Proxy::bind(proxy, snapshot.subscribe(), log)
         .map_err(listen("HTTP and HTTPS", config.http))?;

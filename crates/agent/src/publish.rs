@@ -205,6 +205,7 @@ impl Reconciler {
                 site: self.setup.site.clone(),
                 pins,
                 hosts,
+                rest: None,
                 certificates: self.certificates.keys(),
                 explain: self.setup.explain,
                 probe_key: Some(self.setup.probe_key.clone()),

@@ -280,7 +280,7 @@ impl Reconciler {
         let Some(wanted) = desired.epochs.get(&key) else { return };
         let release = (key.app.0.clone(), wanted.release);
         let Some(release) = self.resources.releases.ready(&release) else { return };
-        let view = epoch_view(key.epoch, release, &self.resources.targets(wanted));
+        let view = epoch_view(&key.app.1, key.epoch, release, &self.resources.targets(wanted));
         tracing::info!(app = %key.app.0, epoch = %key.epoch, release = %release.id, "warm");
         self.shown.insert(key, Shown { wanted: wanted.clone(), view: Arc::new(view) });
     }

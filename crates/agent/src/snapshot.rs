@@ -6,15 +6,17 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use selvedge_model::documents::Installation;
 use selvedge_model::{
-    Activation, App, Epoch, Generation, Host, Release, ServiceName, SiteId, hosts,
+    Activation, App, EnvironmentName, Epoch, Generation, Host, Release, Route, ServiceName, SiteId,
+    hosts,
 };
-use selvedge_proxy::{AppView, EpochView, RouteView, Target};
+use selvedge_proxy::{AppView, CacheScope, EpochView, QueryRules, RouteTable, RouteView, Target};
 
 use crate::desired::{EpochKey, selected};
 use crate::documents::AppKey;
 
 /// The view of a release whose services are all at hand in `targets`.
 pub(crate) fn epoch_view(
+    environment: &EnvironmentName,
     epoch: Epoch,
     release: &Release,
     targets: &BTreeMap<ServiceName, Target>,
@@ -37,6 +39,7 @@ pub(crate) fn epoch_view(
                 path: route.path.clone(),
                 service: Some(route.service.clone()),
                 rewrite: route.rewrite.clone(),
+                cache: cache_scope(environment, release, route, &target),
                 response_headers,
                 target,
             })
@@ -47,11 +50,35 @@ pub(crate) fn epoch_view(
         path: redirect.from.clone(),
         service: None,
         rewrite: None,
+        cache: None,
         response_headers: Vec::new(),
         target: Target::Redirect(Arc::new(redirect.clone())),
     }));
     routes.sort_by_key(|route| std::cmp::Reverse(route.path.precedence()));
-    EpochView { epoch, release: release.id, force_https: release.app.force_https, routes }
+    let table = RouteTable { force_https: release.app.force_https, routes };
+    EpochView { epoch, release: release.id, table }
+}
+
+/// Whose stored responses a route's are among: those of services of the same shape, asked in the
+/// same way. Files are at hand and need no cache.
+fn cache_scope(
+    environment: &EnvironmentName,
+    release: &Release,
+    route: &Route,
+    target: &Target,
+) -> Option<Arc<CacheScope>> {
+    if !matches!(target, Target::Workload(_)) {
+        return None;
+    }
+    let shape = release.shape(&route.service)?;
+    let rewrite = route.rewrite.as_ref().map(|rewrite| format!("{} {rewrite}", route.path));
+    let components = [
+        release.app.name.as_str().as_bytes(),
+        environment.as_str().as_bytes(),
+        shape.as_bytes(),
+        rewrite.as_deref().unwrap_or_default().as_bytes(),
+    ];
+    Some(Arc::new(CacheScope::new(&components, QueryRules::default())))
 }
 
 /// What the proxy may answer for an app: the shown epochs, less those older than `floor`, which is
@@ -145,7 +172,7 @@ pub(crate) fn host_table<'a>(
 
 #[cfg(test)]
 mod tests {
-    use selvedge_model::{AppName, Digest, EnvironmentName, ReleaseId};
+    use selvedge_model::{AppName, Digest, ReleaseId};
 
     use super::*;
 
@@ -159,7 +186,7 @@ mod tests {
             .map(|number| {
                 let epoch = Epoch::new(1, *number);
                 let release = ReleaseId(Digest::of(&number.to_be_bytes()));
-                let view = EpochView { epoch, release, force_https: false, routes: vec![] };
+                let view = EpochView { epoch, release, table: RouteTable::default() };
                 (EpochKey { app: shop(), epoch }, Arc::new(view))
             })
             .collect()

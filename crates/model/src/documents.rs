@@ -51,6 +51,17 @@ impl Release {
         let form = serde_json::to_vec(app)?;
         Ok(ReleaseId(Digest::of_parts([b"release/1".as_slice(), tree.as_bytes(), &form])))
     }
+
+    /// The digest of all that shapes a service's answers: what it runs, how, and with which
+    /// variables. Releases that share it may share stored answers. `None`: no such service.
+    pub fn shape(&self, service: &ServiceName) -> Option<Digest> {
+        let form = self.app.services.iter().find(|it| &it.name == service)?;
+        let form = serde_json::to_vec(form).ok()?;
+        let environment = serde_json::to_vec(&self.app.environment).ok()?;
+        let artifact = self.artifacts.get(service).map(|artifact| *artifact.digest.as_bytes());
+        let artifact = artifact.unwrap_or_default();
+        Some(Digest::of_parts([b"shape/1".as_slice(), &form, &environment, &artifact]))
+    }
 }
 
 /// A blob that holds a service's files as an uncompressed tar (POSIX ustar with pax extensions),

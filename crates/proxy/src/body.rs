@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::Limits;
+use crate::cache::{StoredBody, StreamBody};
 use crate::files::{Content, FileBody};
 use crate::forward;
 use crate::record::Exchange;
@@ -146,10 +147,10 @@ impl Pace {
 }
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming, limits: &Limits, received: &Arc<Received>) -> Self {
-        if inner.is_end_stream() {
+    pub(crate) fn new(inner: Option<Incoming>, limits: &Limits, received: &Arc<Received>) -> Self {
+        let Some(inner) = inner.filter(|inner| !inner.is_end_stream()) else {
             return Self::Empty;
-        }
+        };
         let grace = limits.client_stall_timeout;
         Self::Streaming(Box::new(StreamingBody {
             inner,
@@ -246,6 +247,10 @@ pub(crate) enum Payload {
     Memory(Bytes),
     File(FileBody),
     Workload(WorkloadBody),
+    /// What is stored.
+    Stored(StoredBody),
+    /// What is on its way into the cache.
+    Coming(StreamBody),
     /// None: the connection is another protocol's from here on.
     Tunnel(Box<Tunnel>),
 }
@@ -301,6 +306,8 @@ impl ResponseBody {
             }
             Payload::File(body) => body.poll_chunk(cx).map_ok(Frame::data).map_err(Into::into),
             Payload::Workload(body) => body.poll_frame(cx).map_err(Into::into),
+            Payload::Stored(body) => Poll::Ready(body.next().map(|data| Ok(Frame::data(data)))),
+            Payload::Coming(body) => body.poll_data(cx).map_ok(Frame::data).map_err(Into::into),
         }
     }
 }
@@ -329,6 +336,7 @@ impl Body for ResponseBody {
             Some(Err(error)) => {
                 let kind = match &self.payload {
                     Payload::Workload(body) => body.failure(),
+                    Payload::Coming(_) => Some("body-closed-early"),
                     _ => None,
                 };
                 if let Some(exchange) = &mut self.exchange {
@@ -349,6 +357,8 @@ impl Body for ResponseBody {
             Payload::Memory(bytes) => bytes.is_empty(),
             Payload::File(body) => body.remaining() == 0,
             Payload::Workload(body) => body.is_end_stream(),
+            Payload::Stored(body) => body.left() == 0,
+            Payload::Coming(body) => body.is_end_stream(),
         }
     }
 
@@ -358,6 +368,8 @@ impl Body for ResponseBody {
             Payload::Memory(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Payload::File(body) => SizeHint::with_exact(body.remaining()),
             Payload::Workload(body) => body.size_hint(),
+            Payload::Stored(body) => SizeHint::with_exact(body.left()),
+            Payload::Coming(_) => SizeHint::default(),
         }
     }
 }

@@ -15,6 +15,7 @@
 mod activity;
 mod authority;
 mod body;
+mod cache;
 mod check;
 mod epoch;
 pub mod files;
@@ -45,8 +46,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use cache::{CacheConfig, CacheScope, QueryRules};
 pub use limits::Limits;
-pub use snapshot::{AppView, Connect, EpochView, RouteView, Snapshot, Stream, Target};
+pub use snapshot::{AppView, Connect, EpochView, RouteTable, RouteView, Snapshot, Stream, Target};
 pub use upstream::{Upstream, UpstreamLimits};
 
 /// How a proxy listens and what it tolerates.
@@ -59,6 +61,8 @@ pub struct Config {
     pub https: SocketAddr,
     /// Limits on what clients may do.
     pub limits: Limits,
+    /// How it caches.
+    pub cache: CacheConfig,
 }
 
 /// A proxy that has bound its listeners.
@@ -84,6 +88,7 @@ impl Proxy {
         let acceptor = listener::acceptor(snapshot.clone()).map_err(io::Error::other)?;
         let shared = listener::Shared {
             limits: config.limits,
+            cache: cache::Cache::new(config.cache),
             snapshot,
             access,
             floors: floor::Floors::default(),

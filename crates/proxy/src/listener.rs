@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(crate) access: AccessLog,
+    /// None: nothing is cached.
+    pub(crate) cache: Option<Arc<crate::cache::Cache>>,
     pub(crate) floors: Floors,
     pub(crate) ids: Ids,
     /// Where plain HTTP is redirected to.
@@ -211,7 +213,8 @@ impl Server {
         let requester = Arc::clone(&client);
         let handler = service_fn(move |request: Request<Incoming>| {
             let client = Arc::clone(&requester);
-            async move { Ok::<_, Infallible>(service::handle(client, request).await) }
+            let answer = service::handle(client, request);
+            async move { Ok::<_, Infallible>(answer.await) }
         });
         let mut connection = pin!(http.serve_connection_with_upgrades(io, handler));
         let mut look = pin!(sleep(limits.header_timeout.min(limits.idle_timeout)));

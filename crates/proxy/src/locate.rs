@@ -11,7 +11,7 @@ use crate::epoch::{Choice, Decision};
 use crate::listener::Shared;
 use crate::pages::Fault;
 use crate::upstream::InFlight;
-use crate::{AppView, EpochView, RouteView, Snapshot, Target, pins};
+use crate::{AppView, EpochView, RouteTable, RouteView, Snapshot, Target, pins};
 
 /// How often a request starts over because the snapshot was swapped under it. Swaps are far rarer
 /// than requests; the bound only keeps this from depending on it.
@@ -24,6 +24,8 @@ pub(crate) struct Located {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) app: Option<Arc<AppView>>,
     pub(crate) epoch: Option<Arc<EpochView>>,
+    /// The routes of a proxy that runs alone.
+    rest: Option<Arc<RouteTable>>,
     route: Option<usize>,
     /// The request's part in the workload's count, where a workload answers.
     pub(crate) in_flight: Option<InFlight>,
@@ -36,7 +38,15 @@ pub(crate) struct Located {
 impl Located {
     /// The route.
     pub(crate) fn route(&self) -> Option<&RouteView> {
-        self.epoch.as_ref()?.routes.get(self.route?)
+        self.table()?.routes.get(self.route?)
+    }
+
+    /// What the request was routed by.
+    pub(crate) fn table(&self) -> Option<&RouteTable> {
+        match &self.epoch {
+            Some(epoch) => Some(&epoch.table),
+            None => self.rest.as_deref(),
+        }
     }
 
     fn new(snapshot: Arc<Snapshot>) -> Self {
@@ -44,6 +54,7 @@ impl Located {
             snapshot,
             app: None,
             epoch: None,
+            rest: None,
             route: None,
             in_flight: None,
             new_pin: None,
@@ -74,8 +85,13 @@ fn attempt(shared: &Shared, request: &Checked, headers: &HeaderMap, bucket: u16)
     let mut located = Located::new(snapshot);
     let host = request.authority.host();
     let Some(app) = located.snapshot.hosts.get(host.as_ref()).cloned() else {
-        located.fault = Some(unknown_host(&located.snapshot, &host));
-        return located;
+        let Some(rest) = located.snapshot.rest.clone() else {
+            located.fault = Some(unknown_host(&located.snapshot, &host));
+            return located;
+        };
+        located.route = route(&rest, &host, &request.path);
+        located.rest = Some(rest);
+        return enter(located, &host);
     };
     located.app = Some(Arc::clone(&app));
     let (epoch, pin) = match choose(shared, &located.snapshot, &app, headers, bucket) {
@@ -86,12 +102,17 @@ fn attempt(shared: &Shared, request: &Checked, headers: &HeaderMap, bucket: u16)
         }
     };
     located.new_pin = pin;
-    located.route = route(&epoch, &host, &request.path);
+    located.route = route(&epoch.table, &host, &request.path);
     located.epoch = Some(epoch);
+    enter(located, &host)
+}
+
+/// Counts the request in where its route leads to a workload.
+fn enter(mut located: Located, host: &str) -> Located {
     match located.route().map(|route| &route.target) {
         Some(Target::Workload(upstream)) => located.in_flight = Some(upstream.enter()),
         Some(Target::Static(_) | Target::Fallback(..) | Target::Redirect(_)) => {}
-        None => located.fault = Some(no_route(&host)),
+        None => located.fault = Some(no_route(host)),
     }
     located
 }
@@ -159,10 +180,10 @@ fn choose(
 
 /// The first route for host and path. Routes that name no host are for the app's default hosts:
 /// those that no route names.
-fn route(epoch: &EpochView, host: &str, path: &str) -> Option<usize> {
+fn route(table: &RouteTable, host: &str, path: &str) -> Option<usize> {
     let names = |route: &RouteView| route.hosts.iter().any(|name| name.as_str() == host);
-    let is_default = !epoch.routes.iter().any(names);
-    epoch.routes.iter().position(|route| {
+    let is_default = !table.routes.iter().any(names);
+    table.routes.iter().position(|route| {
         let for_host = if route.hosts.is_empty() { is_default } else { names(route) };
         for_host && route.path.matches(path)
     })

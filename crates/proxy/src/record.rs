@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use http::request::Parts;
 use jiff::Timestamp;
 use selvedge_telemetry::access::{AccessError, AccessLog, AccessRecord, ErrorSource};
@@ -17,9 +18,13 @@ const PATH_MAX: usize = 2048;
 
 /// A request under way. However it ends, its record is written when this is dropped.
 pub(crate) struct Exchange {
-    record: Box<AccessRecord>,
+    /// None where records are not kept.
+    record: Option<Box<AccessRecord>>,
+    /// Of the response; 0 until there is one.
+    status: u16,
     started: Instant,
-    received: Arc<Received>,
+    /// None while nothing was asked of the request's body.
+    received: Option<Arc<Received>>,
     log: AccessLog,
     busy: Busy,
     complete: bool,
@@ -29,19 +34,22 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn begin(client: &Client, head: &Parts, trace: &Trace) -> Self {
-        let target = head.uri.path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
-        let record = AccessRecord {
-            request_id: trace.request_id.clone(),
-            trace_id: trace.trace_id.clone(),
-            protocol: protocol(head.version).to_owned(),
-            method: head.method.to_string(),
-            path: truncate(target).to_owned(),
-            ..of(client)
-        };
+        let record = client.shared.access.is_kept().then(|| {
+            let target = head.uri.path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
+            Box::new(AccessRecord {
+                request_id: trace.request_id(),
+                trace_id: trace.trace_id(),
+                protocol: protocol(head.version).to_owned(),
+                method: head.method.to_string(),
+                path: truncate(target).to_owned(),
+                ..of(client)
+            })
+        });
         Self {
-            record: Box::new(record),
+            record,
+            status: 0,
             started: Instant::now(),
-            received: Arc::default(),
+            received: None,
             log: client.shared.access.clone(),
             busy: client.activity.begin(head.version),
             complete: false,
@@ -54,16 +62,25 @@ impl Exchange {
         self.own = true;
     }
 
-    pub(crate) fn record(&mut self) -> &mut AccessRecord {
-        &mut self.record
+    /// The record, where it is kept.
+    pub(crate) fn record(&mut self) -> Option<&mut AccessRecord> {
+        self.record.as_deref_mut()
     }
 
-    pub(crate) fn received(&self) -> &Arc<Received> {
-        &self.received
+    /// There is a response.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
+    /// How far the request's body has been read.
+    pub(crate) fn received(&mut self) -> Arc<Received> {
+        Arc::clone(self.received.get_or_insert_default())
     }
 
     pub(crate) fn failed(&mut self, source: ErrorSource, kind: &str) {
-        self.record.error = Some(AccessError { source, kind: kind.to_owned() });
+        if let Some(record) = &mut self.record {
+            record.error = Some(AccessError { source, kind: kind.to_owned() });
+        }
     }
 
     /// The response's body can't go on: the workload's doing if it has a name, ours otherwise.
@@ -80,13 +97,15 @@ impl Exchange {
     }
 
     pub(crate) fn sent(&mut self, bytes: u64) {
-        self.record.bytes_sent += bytes;
+        self.tunnelled(bytes);
         self.busy.handed();
     }
 
     /// Bytes went to the client by an upgraded connection.
     pub(crate) fn tunnelled(&mut self, bytes: u64) {
-        self.record.bytes_sent += bytes;
+        if let Some(record) = &mut self.record {
+            record.bytes_sent += bytes;
+        }
     }
 
     /// The whole response was handed to the connection.
@@ -97,13 +116,16 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if !self.complete && self.record.error.is_none() {
-            self.failed(ErrorSource::Client, "aborted");
+        let Some(mut record) = self.record.take() else { return };
+        if !self.complete && record.error.is_none() {
+            let kind = "aborted".to_owned();
+            record.error = Some(AccessError { source: ErrorSource::Client, kind });
         }
-        self.record.bytes_received = self.received.bytes();
-        self.record.duration_ms = milliseconds(self.started);
-        if !self.own || !matches!(self.record.status, 1..500) {
-            self.log.record(std::mem::take(&mut *self.record));
+        record.status = self.status;
+        record.bytes_received = self.received.as_ref().map_or(0, |received| received.bytes());
+        record.duration_ms = milliseconds(self.started);
+        if !self.own || !matches!(self.status, 1..500) {
+            self.log.record(*record);
         }
     }
 }

@@ -1,51 +1,56 @@
 //! The life of a request: checked, located in the snapshot, answered, and named.
+//!
+//! What can be answered without waiting is: such a request costs no task and no boxed future.
+
+mod workload;
 
 use std::mem;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH};
-use http::header::{CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
 };
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use selvedge_model::ServiceName;
 use selvedge_model::manifest::PathPattern;
 use selvedge_telemetry::Chain;
-use tokio::time::Instant;
 
-use crate::body::{Payload, RequestBody, RequestBodyError, ResponseBody};
+use crate::body::{Payload, ResponseBody};
 use crate::check::{self, Checked};
 use crate::files::{NoContent, StaticSite};
 use crate::listener::Client;
 use crate::locate::{self, Located};
 use crate::pages::{self, Fault, PageContext};
-use crate::record::{Exchange, milliseconds};
+use crate::record::Exchange;
 use crate::trace::{REQUEST_ID, Trace};
-use crate::tunnel::{self, Tunnel};
-use crate::upstream::{InFlight, Upstream, UpstreamError, WorkloadBody};
-use crate::{Limits, Target, forward, path, pins, probe, redirect};
-
-/// How many of our own proxies a request may have passed.
-const MAX_HOPS: usize = 8;
+use crate::{Target, path, pins, probe, redirect};
+use workload::Quick;
 
 const RELEASE: HeaderName = HeaderName::from_static("selvedge-release");
 const EPOCH: HeaderName = HeaderName::from_static("selvedge-epoch");
 const SITE: HeaderName = HeaderName::from_static("selvedge-site");
 
 /// A request with what is known of it.
-struct Asked<'a> {
-    client: &'a Client,
-    trace: &'a Trace,
+struct Asked {
+    client: Arc<Client>,
+    trace: Trace,
+    exchange: Exchange,
     head: Parts,
-    body: Incoming,
+    /// None once it was sent on.
+    body: Option<Incoming>,
+    checked: Checked,
+    located: Located,
     /// The agent asks.
     own: bool,
     /// What a rewrite took off the path.
     prefix: Option<HeaderValue>,
     rewritten: Rewritten,
+    shown: Shown,
 }
 
 /// What a rewrite left of the address that the client asked for.
@@ -57,61 +62,82 @@ enum Rewritten {
     Whole,
 }
 
+/// What the answer's form depends on.
+#[derive(Clone)]
+struct Shown {
+    accept: Option<HeaderValue>,
+    is_head: bool,
+    one_at_a_time: bool,
+}
+
+impl Shown {
+    fn of(head: &Parts) -> Self {
+        Self {
+            accept: head.headers.get(ACCEPT).cloned(),
+            is_head: head.method == Method::HEAD,
+            one_at_a_time: head.version < Version::HTTP_2,
+        }
+    }
+}
+
+/// A request that is being answered.
+pub(crate) enum Handling {
+    /// It is answered; taken by the first poll.
+    Ready(Option<Response<ResponseBody>>),
+    /// Somebody is waited for.
+    Waiting(Pin<Box<dyn Future<Output = Response<ResponseBody>> + Send>>),
+}
+
+impl Future for Handling {
+    type Output = Response<ResponseBody>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Ready(response) => response.take().map_or(Poll::Pending, Poll::Ready),
+            Self::Waiting(future) => future.as_mut().poll(cx),
+        }
+    }
+}
+
 /// Answers one request.
-pub(crate) async fn handle(
-    client: Arc<Client>,
-    request: Request<Incoming>,
-) -> Response<ResponseBody> {
+pub(crate) fn handle(client: Arc<Client>, request: Request<Incoming>) -> Handling {
     let (head, body) = request.into_parts();
     let trace = Trace::of(&head.headers, &client.shared.ids);
     let mut exchange = Exchange::begin(&client, &head, &trace);
-    let accept = head.headers.get(ACCEPT).cloned();
-    let is_head = head.method == Method::HEAD;
-    let one_at_a_time = head.version != Version::HTTP_2;
-
-    let mut located = None;
-    let answer = match check::check(&head, &client.shared.limits) {
-        Ok(mut checked) => {
-            let found = locate::locate(&client.shared, &checked, &head.headers);
-            note(&mut exchange, &checked, &found);
-            let own = probe::is_own(&head.headers, &found.snapshot);
-            if own {
-                exchange.own();
-            }
-            let (client, trace) = (&*client, &trace);
-            let rewritten = Rewritten::No;
-            let asked = Asked { client, trace, head, body, own, prefix: None, rewritten };
-            asked.answer(&mut exchange, &mut checked, located.insert(found)).await
-        }
-        Err(fault) => Err(fault),
-    };
-    let (mut response, is_fault) = match answer {
-        Ok(response) => (response, false),
+    let shown = Shown::of(&head);
+    let checked = match check::check(&head, &client.shared.limits) {
+        Ok(checked) => checked,
         Err(fault) => {
-            exchange.failed(fault.source, fault.kind);
-            (explain(&client, &trace, located.as_ref(), &fault, accept, is_head), true)
+            let response = finish(&client, &trace, exchange, None, &shown, Err(fault));
+            return Handling::Ready(Some(response));
         }
     };
-    name(&client, &trace, located.as_ref(), is_fault, &mut response);
-    if one_at_a_time && response.status() == StatusCode::BAD_REQUEST && is_fault {
-        // Who sends one request that can be read two ways is not read any further.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let located = locate::locate(&client.shared, &checked, &head.headers);
+    note(&mut exchange, &checked, &located);
+    let own = probe::is_own(&head.headers, &located.snapshot);
+    if own {
+        exchange.own();
     }
-    exchange.record().status = response.status().as_u16();
-    let (head, payload) = response.into_parts();
-    let body = match payload {
-        Payload::Tunnel(tunnel) => {
-            tunnel.begin(exchange, client);
-            ResponseBody::upgraded()
-        }
-        payload => ResponseBody::new(payload, exchange),
+    let (body, prefix, rewritten) = (Some(body), None, Rewritten::No);
+    let asked = Asked {
+        client,
+        trace,
+        exchange,
+        head,
+        body,
+        checked,
+        located,
+        own,
+        prefix,
+        rewritten,
+        shown,
     };
-    Response::from_parts(head, body)
+    asked.answer()
 }
 
 /// Puts what was found into the record.
 fn note(exchange: &mut Exchange, checked: &Checked, located: &Located) {
-    let record = exchange.record();
+    let Some(record) = exchange.record() else { return };
     record.host = checked.authority.host().into_owned();
     if let Some(app) = &located.app {
         record.app = Some(app.app.to_string());
@@ -125,49 +151,111 @@ fn note(exchange: &mut Exchange, checked: &Checked, located: &Located) {
         located.route().and_then(|route| route.service.as_ref()).map(ToString::to_string);
 }
 
-impl Asked<'_> {
-    async fn answer(
-        mut self,
-        exchange: &mut Exchange,
-        checked: &mut Checked,
-        located: &mut Located,
-    ) -> Result<Response<Payload>, Fault> {
-        let client = self.client;
-        if located.epoch.as_ref().is_some_and(|epoch| epoch.force_https)
-            && !client.secure()
-            && !self.own
-        {
-            return redirect::to_https(&self.head, checked, client.shared.https_port);
+/// Makes an answer the one that is sent: explained if it is a fault, named, and recorded at its end.
+fn finish(
+    client: &Arc<Client>,
+    trace: &Trace,
+    mut exchange: Exchange,
+    located: Option<&Located>,
+    shown: &Shown,
+    answer: Result<Response<Payload>, Fault>,
+) -> Response<ResponseBody> {
+    let (mut response, is_fault) = match answer {
+        Ok(response) => (response, false),
+        Err(fault) => {
+            exchange.failed(fault.source, fault.kind);
+            (explain(client, trace, located, &fault, shown), true)
         }
-        if let Some(fault) = located.fault.take() {
-            return Err(fault);
+    };
+    let is_recorded = exchange.record().is_some();
+    name(client, trace, located, is_fault, is_recorded, &mut response);
+    if shown.one_at_a_time && response.status() == StatusCode::BAD_REQUEST && is_fault {
+        // Who sends one request that can be read two ways is not read any further.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    exchange.answered(response.status());
+    let (head, payload) = response.into_parts();
+    let body = match payload {
+        Payload::Tunnel(tunnel) => {
+            tunnel.begin(exchange, Arc::clone(client));
+            ResponseBody::upgraded()
         }
-        let in_flight = located.in_flight.take();
-        let Some(route) = located.route() else { return Err(lost()) };
-        if let Some(rewrite) = &route.rewrite {
-            self.rewrite(&route.path, rewrite, checked)?;
-        }
-        match (&route.target, in_flight) {
-            (Target::Static(site), _) => self.files(site, None, checked).await,
-            (Target::Fallback(site, file), _) => self.files(site, Some(file), checked).await,
-            (Target::Redirect(to), _) => redirect::answer(to, &self.head, checked, client.scheme()),
-            (Target::Workload(upstream), Some(in_flight)) => {
-                self.workload(exchange, checked, upstream, in_flight).await
+        payload => ResponseBody::new(payload, exchange),
+    };
+    Response::from_parts(head, body)
+}
+
+impl Asked {
+    /// Answers, at once where that can be.
+    fn answer(mut self) -> Handling {
+        match self.target() {
+            Ok(Answerer::Redirect(response)) => self.ready(Ok(response)),
+            Ok(Answerer::Files(site, fallback)) => Handling::Waiting(Box::pin(async move {
+                let answer = self.files(&site, fallback.as_deref()).await;
+                self.finish(answer)
+            })),
+            Ok(Answerer::Workload(upstream)) => {
+                let Some(in_flight) = self.located.in_flight.take() else {
+                    // Locating counts a workload's request in.
+                    return self.ready(Err(lost()));
+                };
+                let scope = self.located.route().and_then(|route| route.cache.clone());
+                match self.look_up(scope.as_ref()) {
+                    Quick::Answer(answer) => self.ready(answer),
+                    Quick::Ask(caching, found) => Handling::Waiting(Box::pin(async move {
+                        let (asked, answer) =
+                            self.workload(caching, found, upstream, in_flight).await;
+                        asked.finish(answer)
+                    })),
+                }
             }
-            // Locating counts a workload's request in.
-            (Target::Workload(_), None) => Err(lost()),
+            Err(fault) => self.ready(Err(fault)),
         }
     }
 
+    fn ready(self, answer: Result<Response<Payload>, Fault>) -> Handling {
+        Handling::Ready(Some(self.finish(answer)))
+    }
+
+    fn finish(self, answer: Result<Response<Payload>, Fault>) -> Response<ResponseBody> {
+        let Self { client, trace, exchange, located, shown, .. } = self;
+        finish(&client, &trace, exchange, Some(&located), &shown, answer)
+    }
+
+    /// Who answers, with the request rewritten for them.
+    fn target(&mut self) -> Result<Answerer, Fault> {
+        if self.located.table().is_some_and(|table| table.force_https)
+            && !self.client.secure()
+            && !self.own
+        {
+            let port = self.client.shared.https_port;
+            return redirect::to_https(&self.head, &self.checked, port).map(Answerer::Redirect);
+        }
+        if let Some(fault) = self.located.fault.take() {
+            return Err(fault);
+        }
+        let Some(route) = self.located.route() else { return Err(lost()) };
+        let rewrite = route.rewrite.clone().map(|rewrite| (route.path.clone(), rewrite));
+        let target = route.target.clone();
+        if let Some((path, rewrite)) = rewrite {
+            self.rewrite(&path, &rewrite)?;
+        }
+        Ok(match target {
+            Target::Static(site) => Answerer::Files(site, None),
+            Target::Fallback(site, file) => Answerer::Files(site, Some(file)),
+            Target::Workload(upstream) => Answerer::Workload(upstream),
+            Target::Redirect(to) => {
+                let scheme = self.client.scheme();
+                let answer = redirect::answer(&to, &self.head, &self.checked, scheme)?;
+                Answerer::Redirect(answer)
+            }
+        })
+    }
+
     /// Changes what is asked for. The workload is told of a prefix that was taken off.
-    fn rewrite(
-        &mut self,
-        path: &PathPattern,
-        rewrite: &PathPattern,
-        checked: &mut Checked,
-    ) -> Result<(), Fault> {
+    fn rewrite(&mut self, path: &PathPattern, rewrite: &PathPattern) -> Result<(), Fault> {
         let mut target = path.rewritten(rewrite, self.head.uri.path());
-        checked.path = path::normalise(&target).map_err(|_| lost())?.into_owned();
+        self.checked.path = path::normalise(&target).map_err(|_| lost())?.into_owned();
         if let Some(query) = self.head.uri.query() {
             target.push('?');
             target.push_str(query);
@@ -185,11 +273,11 @@ impl Asked<'_> {
     }
 
     async fn files(
-        self,
+        &self,
         site: &StaticSite,
         fallback: Option<&str>,
-        checked: &Checked,
     ) -> Result<Response<Payload>, Fault> {
+        let checked = &self.checked;
         let Parts { method, uri, headers, .. } = &self.head;
         let asked = match &self.rewritten {
             Rewritten::No => Some(uri),
@@ -208,82 +296,16 @@ impl Asked<'_> {
             }
         }
     }
-
-    async fn workload(
-        mut self,
-        exchange: &mut Exchange,
-        checked: &Checked,
-        upstream: &Upstream,
-        in_flight: InFlight,
-    ) -> Result<Response<Payload>, Fault> {
-        let client = self.client;
-        let limits = &client.shared.limits;
-        if forward::hops(&self.head.headers) >= MAX_HOPS {
-            let status = StatusCode::LOOP_DETECTED;
-            let title = "The request goes in a circle";
-            let help = "In the app's selvedge.toml, an upstream leads back to an edge.";
-            return Err(Fault::proxy(status, "proxy-loop", title, help));
-        }
-        // Only HTTP/1.1 connections have one.
-        let upgrade = tunnel::is_asked(&self.head);
-        let to_client = self.head.extensions.remove::<OnUpgrade>().filter(|_| upgrade);
-        let takes_trailers = forward::takes_trailers(&self.head);
-        let mut headers = self.head.headers;
-        pins::strip(&mut headers);
-        headers.remove(probe::PROBE);
-        forward::to_workload(&mut headers, &checked.authority, client.peer, client.scheme());
-        headers.extend(self.prefix.map(|prefix| (forward::X_FORWARDED_PREFIX, prefix)));
-        if let Some(host) = upstream.host() {
-            headers.insert(HOST, host.clone());
-        }
-        if to_client.is_some() {
-            tunnel::put(&mut headers);
-        }
-        self.trace.propagate(&mut headers, &client.shared.ids);
-
-        let received = Arc::clone(exchange.received());
-        let body = RequestBody::new(self.body, limits, &received);
-        let mut request = Request::new(body);
-        *request.method_mut() = self.head.method;
-        *request.uri_mut() =
-            self.head.uri.into_parts().path_and_query.map(Uri::from).unwrap_or_default();
-        *request.headers_mut() = headers;
-
-        let started = Instant::now();
-        let upgrade = to_client.is_some();
-        let result = upstream.send(in_flight, request, &received, upgrade).await;
-        exchange.record().upstream_ms = Some(milliseconds(started));
-        let mut response = result.map_err(|error| workload_fault(&error, upstream, limits))?;
-        // The version is the connection's too: a workload that speaks HTTP/1.0 must not end ours.
-        *response.version_mut() = Version::HTTP_11;
-        if response.status().is_informational() {
-            return upgraded(response, to_client, upstream);
-        }
-        let mut response = response.map(Payload::Workload);
-        forward::to_client(response.headers_mut(), takes_trailers);
-        Ok(response)
-    }
 }
 
-/// The workload switches protocols.
-fn upgraded(
-    mut response: Response<WorkloadBody>,
-    to_client: Option<OnUpgrade>,
-    upstream: &Upstream,
-) -> Result<Response<Payload>, Fault> {
-    let agreed = tunnel::is_websocket(response.headers());
-    let to_upstream = response.extensions_mut().remove::<OnUpgrade>();
-    let (Some(client), Some(to_upstream), true) = (to_client, to_upstream, agreed) else {
-        let title = "The app answered with an upgrade that nobody asked for";
-        return Err(Fault::workload(StatusCode::BAD_GATEWAY, "malformed", title));
-    };
-    forward::to_client(response.headers_mut(), false);
-    tunnel::put(response.headers_mut());
-    let ending = upstream.ending();
-    Ok(response.map(|body| {
-        let counted = body.into_counted();
-        Payload::Tunnel(Box::new(Tunnel { client, upstream: to_upstream, counted, ending }))
-    }))
+/// Who answers.
+enum Answerer {
+    /// The proxy: this.
+    Redirect(Response<Payload>),
+    /// Files.
+    Files(Arc<StaticSite>, Option<Arc<str>>),
+    /// A workload, or a server elsewhere.
+    Workload(Arc<crate::upstream::Upstream>),
 }
 
 /// What can't be, answered all the same.
@@ -308,57 +330,13 @@ fn refused(status: StatusCode) -> Fault {
     Fault::client(status, kind, title, help)
 }
 
-fn workload_fault(error: &UpstreamError, upstream: &Upstream, limits: &Limits) -> Fault {
-    let fault = |status, kind, title: &'static str| Fault::workload(status, kind, title);
-    let fault = match error {
-        UpstreamError::Busy => {
-            fault(StatusCode::SERVICE_UNAVAILABLE, "busy", "The app has too much to do")
-                .retry_after(1)
-        }
-        UpstreamError::Refused(_) => {
-            fault(StatusCode::BAD_GATEWAY, "connect-refused", "The app can't be reached")
-        }
-        UpstreamError::ConnectTimeout => {
-            fault(StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "The app can't be reached")
-        }
-        UpstreamError::ClosedEarly(_) => {
-            fault(StatusCode::BAD_GATEWAY, "closed-early", "The app hung up before it answered")
-        }
-        UpstreamError::HeadTooLarge => {
-            let title = "The app's answer has too large headers";
-            fault(StatusCode::BAD_GATEWAY, "headers-too-large", title)
-        }
-        UpstreamError::Malformed(_) => {
-            fault(StatusCode::BAD_GATEWAY, "malformed", "The app's answer is no valid HTTP")
-        }
-        UpstreamError::ResponseTimeout => {
-            fault(StatusCode::GATEWAY_TIMEOUT, "response-timeout", "The app did not answer in time")
-        }
-        UpstreamError::Request(RequestBodyError::TooLarge) => check::too_large(limits),
-        UpstreamError::Request(RequestBodyError::Stalled) => Fault::client(
-            StatusCode::REQUEST_TIMEOUT,
-            "body-stalled",
-            "The request's body did not arrive in time",
-            "Send it again.",
-        ),
-        UpstreamError::Request(RequestBodyError::Broken) => Fault::client(
-            StatusCode::BAD_REQUEST,
-            "body-broken",
-            "The request's body did not arrive whole",
-            "Send it again.",
-        ),
-    };
-    fault.detail(format!("{}: {}", upstream.name(), Chain(error)))
-}
-
 /// The proxy's own answer.
 fn explain(
     client: &Client,
     trace: &Trace,
     located: Option<&Located>,
     fault: &Fault,
-    accept: Option<HeaderValue>,
-    is_head: bool,
+    shown: &Shown,
 ) -> Response<Payload> {
     let snapshot = match located {
         Some(located) => Arc::clone(&located.snapshot),
@@ -369,7 +347,7 @@ fn explain(
     let release = epoch.map(|epoch| epoch.release.short());
     let page = PageContext {
         site: snapshot.site.as_str(),
-        request_id: &trace.request_id,
+        request_id: &trace.request_id(),
         app: app.map(|app| app.app.as_str()),
         service: located
             .and_then(Located::route)
@@ -378,11 +356,12 @@ fn explain(
         release: release.as_deref(),
         explain: snapshot.explain,
     };
+    let accept = shown.accept.clone();
     let accept = HeaderMap::from_iter(accept.map(|accept| (ACCEPT, accept)));
     let mut response = pages::render(fault, &page, &accept);
     let length = response.body().len() as u64;
     response.headers_mut().insert(CONTENT_LENGTH, length.into());
-    response.map(|body| if is_head { Payload::Empty } else { Payload::Memory(body) })
+    response.map(|body| if shown.is_head { Payload::Empty } else { Payload::Memory(body) })
 }
 
 /// Puts on a response what says where it comes from, what its route adds, and the pin.
@@ -391,6 +370,7 @@ fn name(
     trace: &Trace,
     located: Option<&Located>,
     is_fault: bool,
+    is_recorded: bool,
     response: &mut Response<Payload>,
 ) {
     let headers = response.headers_mut();
@@ -399,17 +379,23 @@ fn name(
             headers.insert(name, value);
         }
     };
-    put(REQUEST_ID, &trace.request_id);
+    // An id that is in no record is of use only to who reports the page that shows it.
+    if is_recorded || is_fault {
+        put(REQUEST_ID, &trace.request_id());
+    }
     let Some(located) = located else {
         put(SITE, client.shared.snapshot.borrow().site.as_str());
         return;
     };
-    put(SITE, located.snapshot.site.as_str());
-    let Some(epoch) = &located.epoch else { return };
-    put(RELEASE, &epoch.release.short());
-    put(EPOCH, &epoch.epoch.to_string());
-    // A workload can't set a pin.
-    headers.remove(pins::PIN);
+    if let Some(epoch) = &located.epoch {
+        put(RELEASE, &epoch.release.short());
+        put(EPOCH, &epoch.epoch.to_string());
+    }
+    if located.snapshot.rest.is_none() || located.app.is_some() {
+        put(SITE, located.snapshot.site.as_str());
+        // A workload can't set a pin.
+        headers.remove(pins::PIN);
+    }
     for (name, value) in located.route().map_or(&[][..], |route| &route.response_headers) {
         if may_replace(name, is_fault) {
             headers.insert(name.clone(), value.clone());

@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub pins: Option<PinAuthority>,
     /// Hosts to the environment of an app that answers for them.
     pub hosts: HashMap<Host, Arc<AppView>>,
+    /// What answers for every other host: the routes of a proxy that runs alone, without releases.
+    pub rest: Option<Arc<RouteTable>>,
     /// Certificates by host; the handshake picks by SNI.
     pub certificates: HashMap<Host, Arc<rustls::sign::CertifiedKey>>,
     /// Headers for responses that the proxy itself makes are written for this audience: `true`
@@ -48,6 +50,13 @@ pub struct EpochView {
     pub epoch: Epoch,
     /// The release.
     pub release: ReleaseId,
+    /// What answers.
+    pub table: RouteTable,
+}
+
+/// What is asked at which path.
+#[derive(Default)]
+pub struct RouteTable {
     /// Whether plain HTTP is answered with a redirect to HTTPS.
     pub force_https: bool,
     /// Sorted by falling [`PathPattern::precedence`].
@@ -64,6 +73,8 @@ pub struct RouteView {
     pub service: Option<ServiceName>,
     /// The path that the service is asked for instead: see [`PathPattern::rewritten`].
     pub rewrite: Option<PathPattern>,
+    /// Whose stored responses the route's are among; none: they are not cached.
+    pub cache: Option<Arc<crate::cache::CacheScope>>,
     /// Set on every response of the route.
     pub response_headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// Who answers.

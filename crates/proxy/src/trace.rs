@@ -51,12 +51,10 @@ fn mix(mut x: u64) -> u64 {
 }
 
 /// What identifies a request across programs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Trace {
-    /// 32 hexadecimal digits.
-    pub(crate) request_id: String,
-    /// 32 hexadecimal digits.
-    pub(crate) trace_id: String,
+    request: u128,
+    trace: u128,
     flags: u8,
     continued: bool,
 }
@@ -65,33 +63,40 @@ impl Trace {
     /// Continues the request's trace where it has a valid one, and starts one otherwise. A trace
     /// that starts here is sampled, since the access record keeps its id.
     pub(crate) fn of(headers: &HeaderMap, ids: &Ids) -> Self {
-        let request_id = ids.request_id();
+        let request = ids.next_wide();
         match incoming(headers) {
-            Some((trace_id, flags)) => Self { request_id, trace_id, flags, continued: true },
-            None => {
-                let trace_id = format!("{:032x}", ids.next_wide() | 1);
-                Self { request_id, trace_id, flags: 1, continued: false }
-            }
+            Some((trace, flags)) => Self { request, trace, flags, continued: true },
+            None => Self { request, trace: ids.next_wide() | 1, flags: 1, continued: false },
         }
+    }
+
+    /// 32 hexadecimal digits.
+    pub(crate) fn request_id(&self) -> String {
+        format!("{:032x}", self.request)
+    }
+
+    /// 32 hexadecimal digits.
+    pub(crate) fn trace_id(&self) -> String {
+        format!("{:032x}", self.trace)
     }
 
     /// Sets the headers that the workload sees.
     pub(crate) fn propagate(&self, headers: &mut HeaderMap, ids: &Ids) {
-        let parent = format!("00-{}-{:016x}-{:02x}", self.trace_id, ids.next() | 1, self.flags);
+        let parent = format!("00-{:032x}-{:016x}-{:02x}", self.trace, ids.next() | 1, self.flags);
         if let Ok(value) = HeaderValue::from_str(&parent) {
             headers.insert(TRACEPARENT, value);
         }
         if !self.continued {
             headers.remove(TRACESTATE);
         }
-        if let Ok(value) = HeaderValue::from_str(&self.request_id) {
+        if let Ok(value) = HeaderValue::from_str(&self.request_id()) {
             headers.insert(REQUEST_ID, value);
         }
     }
 }
 
 /// Trace id and flags of a valid `traceparent`.
-fn incoming(headers: &HeaderMap) -> Option<(String, u8)> {
+fn incoming(headers: &HeaderMap) -> Option<(u128, u8)> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let text = values.next()?.to_str().ok()?;
     if values.next().is_some() {
@@ -114,7 +119,7 @@ fn incoming(headers: &HeaderMap) -> Option<(String, u8)> {
         return None;
     }
     let flags = u8::from_str_radix(flags, 16).ok()? & 1;
-    Some((trace.to_owned(), flags))
+    Some((u128::from_str_radix(trace, 16).ok()?, flags))
 }
 
 #[cfg(test)]
@@ -133,7 +138,7 @@ mod tests {
         headers.insert(REQUEST_ID, "the client's".parse().unwrap());
         let trace = Trace::of(&headers, &ids);
         trace.propagate(&mut headers, &ids);
-        assert_eq!(headers[REQUEST_ID], trace.request_id);
+        assert_eq!(headers[REQUEST_ID], trace.request_id());
         headers
     }
 

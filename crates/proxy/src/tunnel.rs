@@ -93,7 +93,7 @@ impl Tunnel {
     async fn run(self: Box<Self>, mut exchange: Exchange, client: Arc<Client>) {
         let Self { client: to_client, upstream, counted, ending } = *self;
         let ends = client.ends.clone();
-        let received = Arc::clone(exchange.received());
+        let received = exchange.received();
         let moved = Moved::new();
         let carry = async {
             let (client, upstream) =

@@ -61,6 +61,9 @@ pub struct AccessRecord {
     /// From choosing a workload to its response's head, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream_ms: Option<f64>,
+    /// What the cache did: `hit`, `stale`, `revalidated`, `collapsed`, `miss` or `pass`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
     /// What went wrong, if something did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<AccessError>,
@@ -104,6 +107,11 @@ impl AccessLog {
     /// A log that keeps nothing.
     pub fn discard() -> Self {
         Self { queue: None, dropped: Arc::default() }
+    }
+
+    /// Whether records are kept at all: none need be made otherwise.
+    pub fn is_kept(&self) -> bool {
+        self.queue.is_some()
     }
 
     /// Hands a record over, or drops and counts it when the receiver is behind.

@@ -236,7 +236,7 @@ async fn directories_behind_a_rewrite_keep_the_address_of_the_client() {
         1,
         ["/docs/*", "/deep/docs/*", "/named/*", "/*"].map(|path| (path, pages.clone())).into(),
     );
-    for route in &mut release.routes {
+    for route in &mut release.table.routes {
         route.rewrite = match route.path.to_string().as_str() {
             "/docs/*" => Some(prefix("")),
             "/deep/docs/*" => Some(prefix("/sub")),
@@ -275,7 +275,7 @@ async fn directories_behind_a_rewrite_keep_the_address_of_the_client() {
 async fn a_directory_never_sends_the_client_to_another_host() {
     let pages = files(&[("base/sub/index.html", "sub")]);
     let mut release = view(1, vec![("/*", pages)]);
-    for route in &mut release.routes {
+    for route in &mut release.table.routes {
         route.rewrite = Some(PathPattern::Prefix("/base".into()));
     }
     let site = Site::start(app_of(Some(1), vec![release])).await;

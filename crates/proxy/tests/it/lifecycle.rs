@@ -198,6 +198,7 @@ async fn a_taken_port_is_refused_by_name() {
         site: selvedge_model::SiteId::new("nyc").unwrap(),
         pins: None,
         hosts: Default::default(),
+        rest: None,
         certificates: Default::default(),
         explain: false,
         probe_key: None,
@@ -206,6 +207,7 @@ async fn a_taken_port_is_refused_by_name() {
         http: ([127, 0, 0, 1], 0).into(),
         https: site.https,
         limits: Limits::default(),
+        cache: Default::default(),
     };
     let log = selvedge_telemetry::access::AccessLog::discard();
     let error = selvedge_proxy::Proxy::bind(config, snapshot, log).err().unwrap();

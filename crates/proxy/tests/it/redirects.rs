@@ -61,7 +61,7 @@ async fn redirects_take_part_in_the_matching_and_are_recorded() {
 #[tokio::test]
 async fn https_is_forced_on_everybody_but_the_agent() {
     let mut forced = view(1, vec![("/a/*", files(&[("a/index.html", "page")]))]);
-    forced.force_https = true;
+    forced.table.force_https = true;
     let site = Site::start(app_of(Some(1), vec![forced])).await;
     let mut client = Client::plain(&site).await;
     for path in ["/a/?q=%20", "/nowhere"] {
@@ -94,7 +94,7 @@ async fn a_service_is_asked_for_the_rewritten_path() {
         ("/static/*", page),
     ];
     let mut release = view(1, routes);
-    for route in &mut release.routes {
+    for route in &mut release.table.routes {
         route.rewrite = Some(match route.path.to_string().as_str() {
             "/api/*" => prefix(""),
             "/deep/api/*" | "/static/*" => prefix("/v2"),

@@ -16,7 +16,10 @@ use selvedge_model::{
     Activation, AppName, Digest, EnvironmentName, Epoch, Host, ReleaseId, ServiceName, SiteId,
 };
 use selvedge_proxy::files::StaticSite;
-use selvedge_proxy::{AppView, Config, EpochView, Limits, Proxy, RouteView, Snapshot, Target};
+use selvedge_proxy::{
+    AppView, CacheConfig, CacheScope, Config, EpochView, Limits, Proxy, QueryRules, RouteTable,
+    RouteView, Snapshot, Target,
+};
 use selvedge_telemetry::access::{AccessLog, AccessRecord};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -55,8 +58,12 @@ impl Site {
         let (ca, certificates) = certificates(&[HOST]);
         let snapshot = watch::Sender::new(Arc::new(snapshot(app, certificates.clone())));
         let (access, records) = AccessLog::channel(10_000);
-        let config =
-            Config { http: ([127, 0, 0, 1], 0).into(), https: ([127, 0, 0, 1], 0).into(), limits };
+        let config = Config {
+            http: ([127, 0, 0, 1], 0).into(),
+            https: ([127, 0, 0, 1], 0).into(),
+            limits,
+            cache: CacheConfig::default(),
+        };
         let proxy = Proxy::bind(config, snapshot.subscribe(), access).unwrap();
         let (http, https) = (proxy.http_address(), proxy.https_address());
         let token = CancellationToken::new();
@@ -81,6 +88,7 @@ fn snapshot(app: AppView, certificates: HashMap<Host, Arc<CertifiedKey>>) -> Sna
         site: SiteId::new("fra").unwrap(),
         pins: Some(pins()),
         hosts: HashMap::from([(Host::new(HOST).unwrap(), Arc::new(app))]),
+        rest: None,
         certificates,
         explain: true,
         probe_key: Some(PROBE_KEY.to_owned()),
@@ -131,6 +139,8 @@ pub(crate) fn view(number: u64, routes: Vec<(&str, Target)>) -> EpochView {
             },
             service: Some(ServiceName::new("web").unwrap()),
             rewrite: None,
+            cache: matches!(target, Target::Workload(_))
+                .then(|| Arc::new(CacheScope::new(&[b"shop"], QueryRules::default()))),
             response_headers: vec![(
                 http::HeaderName::from_static("x-route"),
                 http::HeaderValue::from_static("yes"),
@@ -139,7 +149,8 @@ pub(crate) fn view(number: u64, routes: Vec<(&str, Target)>) -> EpochView {
         })
         .collect();
     routes.sort_by_key(|route| std::cmp::Reverse(route.path.precedence()));
-    EpochView { epoch: epoch(number), release: release(number), force_https: false, routes }
+    let table = RouteTable { force_https: false, routes };
+    EpochView { epoch: epoch(number), release: release(number), table }
 }
 
 /// A static site of these files.

@@ -1,0 +1,349 @@
+//! A request that goes out for the cache, and what becomes of its response.
+//!
+//! It runs as a task of its own: whoever asked first may leave, and what comes is stored all the same.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, DATE, HeaderValue};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use selvedge_cache::object::{Body, Object};
+use selvedge_cache::policy::{Failure, Freshness, NoStore, Times, Vary, freshen, storable, trim};
+use selvedge_cache::status::{CacheStatus, Forwarded};
+use tokio_util::sync::CancellationToken;
+
+use super::fills::{Coming, Lead, Outcome};
+use super::lookup::{Asking, variant_key};
+use super::serve::measured;
+use super::shelf::Entry;
+use super::stream::{Broken, Stream, StreamBody};
+use crate::body::{Received, RequestBody};
+use crate::forward;
+use crate::upstream::{InFlight, Upstream, UpstreamError, WorkloadBody};
+
+/// How long an answer that nobody waits for may take to begin.
+const LINGER: Duration = Duration::from_secs(5);
+/// How long it is remembered that a response was not to be shared, in milliseconds.
+const PASS_MS: u64 = 10_000;
+
+/// A request that goes out.
+pub(crate) struct Fetch {
+    pub(crate) lead: Lead,
+    pub(crate) asking: Asking,
+    /// The client's own head: what is stored depends on it.
+    pub(crate) head: Parts,
+    /// What is sent.
+    pub(crate) request: Request<RequestBody>,
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) in_flight: InFlight,
+    /// What is stored and was asked for.
+    pub(crate) stored: Option<Arc<Object>>,
+    /// Why it goes out.
+    pub(crate) reason: Forwarded,
+    /// Cancelled when who asked has left.
+    pub(crate) left: CancellationToken,
+}
+
+/// What a request that went out brought, for who asked.
+pub(crate) enum Fetched {
+    /// A response that is theirs alone.
+    Alone(Response<WorkloadBody>, CacheStatus),
+    /// A response on its way to the cache: its head as it came, and a reader of its body.
+    Coming(Response<StreamBody>, CacheStatus),
+    /// What is stored is good still.
+    Confirmed(Arc<Object>, CacheStatus),
+    /// Nobody could say whether what is stored is good still, and it may be used then.
+    Stale(Arc<Object>, CacheStatus),
+}
+
+impl Fetch {
+    /// Sends the request, and has the response stored if it may be.
+    pub(crate) async fn run(self) -> Result<Fetched, UpstreamError> {
+        let Self { lead, asking, head, request, upstream, in_flight, stored, reason, left } = self;
+        let cache = Arc::clone(&lead.cache);
+        let received = Received::default();
+        let asked_ms = cache.now_ms();
+        let result = tokio::select! {
+            result = upstream.send(in_flight, request, &received, false) => result,
+            () = unwanted(&lead, &left) => return Err(UpstreamError::ResponseTimeout),
+        };
+        let times = Times { asked_ms, received_ms: cache.now_ms() };
+        let answer = Answered { lead, asking, head, stored, reason, times };
+        match result {
+            Ok(response) => Ok(answer.came(response)),
+            Err(error) => answer.failed(error),
+        }
+    }
+}
+
+/// Ready when who asked has left, and nobody else has come to wait for the answer since: what does
+/// not come soon must not hold the workload for nobody.
+async fn unwanted(lead: &Lead, left: &CancellationToken) {
+    left.cancelled().await;
+    loop {
+        tokio::time::sleep(LINGER).await;
+        if !lead.is_awaited() {
+            return;
+        }
+    }
+}
+
+/// A request whose answer is there.
+struct Answered {
+    lead: Lead,
+    asking: Asking,
+    head: Parts,
+    stored: Option<Arc<Object>>,
+    reason: Forwarded,
+    times: Times,
+}
+
+impl Answered {
+    fn status(&self, status: Option<StatusCode>, detail: Option<&'static str>) -> CacheStatus {
+        let (reason, collapsed) = (self.reason, false);
+        CacheStatus::Forwarded { reason, status, stored: false, collapsed, detail }
+    }
+
+    fn failed(self, error: UpstreamError) -> Result<Fetched, UpstreamError> {
+        match self.in_spite_of(Failure::Unreachable) {
+            Some(object) => Ok(Fetched::Stale(object, self.status(None, None))),
+            None => Err(error),
+        }
+    }
+
+    /// What is stored, if it may be used although asking failed.
+    fn in_spite_of(&self, failure: Failure) -> Option<Arc<Object>> {
+        let (object, cache) = (self.stored.as_ref()?, &self.lead.cache);
+        let now_ms = self.times.received_ms;
+        let freshness = &object.freshness;
+        let may = self.asking.wish.reuse_on_failure(&cache.policy, freshness, failure, now_ms);
+        may.then(|| Arc::clone(object))
+    }
+
+    fn came(self, mut response: Response<WorkloadBody>) -> Fetched {
+        let length = announced(&response);
+        // The version is the connection's: one of HTTP/1.0 must not end the client's.
+        *response.version_mut() = http::Version::HTTP_11;
+        forward::to_client(response.headers_mut(), false);
+        if !response.headers().contains_key(DATE) {
+            let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+            response.headers_mut().extend(HeaderValue::try_from(date).map(|date| (DATE, date)));
+        }
+        let status = response.status();
+        if let Some(object) = self.stored.clone()
+            && status == StatusCode::NOT_MODIFIED
+        {
+            return self.confirmed(&object, response);
+        }
+        if matches!(status.as_u16(), 500 | 502 | 503 | 504)
+            && let Some(object) = self.in_spite_of(Failure::Status)
+        {
+            return Fetched::Stale(object, self.status(Some(status), None));
+        }
+        let cache = &self.lead.cache;
+        let decided = storable(&cache.policy, &self.head, status, response.headers(), self.times);
+        let too_large = length.is_some_and(|length| length > cache.max_object);
+        match decided {
+            Ok(freshness) if !too_large && !self.lead.is_void() => self.coming(response, freshness),
+            decided => self.alone(response, decided.err()),
+        }
+    }
+
+    /// A response that is for who asked alone.
+    fn alone(self, response: Response<WorkloadBody>, why: Option<NoStore>) -> Fetched {
+        let cache = &self.lead.cache;
+        // What is stored stays good for others if only this request was special.
+        if why.is_some_and(|why| why != NoStore::Authorization) || why.is_none() {
+            let until = self.times.received_ms + PASS_MS;
+            if self.stored.is_none() {
+                cache.shelf.put(&self.asking.key, Entry::Pass(until));
+            }
+        }
+        self.lead.over(Outcome::Alone);
+        let status = self.status(None, Some(why.map_or("too-large", NoStore::as_str)));
+        Fetched::Alone(response, status)
+    }
+
+    /// What is stored was said to be good still (RFC 9111, section 4.3.4).
+    fn confirmed(self, object: &Object, response: Response<WorkloadBody>) -> Fetched {
+        let cache = &self.lead.cache;
+        let mut confirmed = response.into_parts().0.headers;
+        let age = confirmed.get(http::header::AGE).cloned();
+        trim(&mut confirmed);
+        let headers = freshen(&object.headers, &confirmed);
+        let mut dated = headers.clone();
+        dated.extend(age.map(|age| (http::header::AGE, age)));
+        let decided = storable(&cache.policy, &self.head, object.status, &dated, self.times);
+        let keep = decided.is_ok() && !self.lead.is_void();
+        let object = Arc::new(Object {
+            status: object.status,
+            headers,
+            body: object.body.clone(),
+            freshness: decided.unwrap_or_else(|_| {
+                let mut freshness = object.freshness.clone();
+                freshness.expire(self.times.received_ms);
+                freshness
+            }),
+        });
+        match keep {
+            true => cache.shelf.put(&self.asking.key, Entry::Object(Arc::clone(&object))),
+            false => cache.shelf.remove(&self.asking.key),
+        }
+        self.lead.over(Outcome::Stored);
+        let status = CacheStatus::Forwarded {
+            reason: self.reason,
+            status: Some(StatusCode::NOT_MODIFIED),
+            stored: keep,
+            collapsed: false,
+            detail: None,
+        };
+        Fetched::Confirmed(object, status)
+    }
+
+    /// A response that may be stored: it goes to the cache and to who asked at once.
+    fn coming(self, response: Response<WorkloadBody>, freshness: Freshness) -> Fetched {
+        let cache = Arc::clone(&self.lead.cache);
+        let vary = Vary::of(response.headers());
+        let (head, body) = response.into_parts();
+        let mut headers = head.headers.clone();
+        trim(&mut headers);
+        let status = head.status;
+        let shareable = freshness.remaining_ms(self.times.received_ms) > 0 && !freshness.must_ask();
+        let (key, variant) = match vary {
+            Vary::On(names) => {
+                let variants = cache.shelf.variants(&self.asking.primary, names.clone());
+                let key = variant_key(&self.asking.primary, &variants, &self.head.headers);
+                (key.clone(), Some((names, key)))
+            }
+            _ => (self.asking.primary.clone(), None),
+        };
+        let object = Object { status, headers, body: Body::default(), freshness };
+        let stream = Arc::new(Stream::default());
+        let coming = Arc::new(Coming { head: object, variant, stream: Arc::clone(&stream) });
+        match shareable {
+            true => self.lead.coming(Arc::clone(&coming)),
+            false => self.lead.over(Outcome::Alone),
+        }
+        let Some(reader) = stream.reader() else {
+            // A stream that has just begun keeps everything.
+            return Fetched::Alone(Response::from_parts(head, body), self.status(None, None));
+        };
+        let status = CacheStatus::Forwarded {
+            reason: self.reason,
+            status: None,
+            stored: true,
+            collapsed: false,
+            detail: None,
+        };
+        let filling = Filling { lead: self.lead, key, coming, gathered: 0 };
+        tokio::spawn(filling.run(body));
+        Fetched::Coming(Response::from_parts(head, reader), status)
+    }
+}
+
+/// How long a response says it is.
+fn announced(response: &Response<WorkloadBody>) -> Option<u64> {
+    response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A body on its way into the cache.
+struct Filling {
+    lead: Lead,
+    key: selvedge_cache::key::Key,
+    coming: Arc<Coming>,
+    /// Bytes that are counted as gathered.
+    gathered: u64,
+}
+
+impl Filling {
+    async fn run(mut self, mut body: WorkloadBody) {
+        let stream = Arc::clone(&self.coming.stream);
+        let mut size = 0u64;
+        loop {
+            if !poll_fn(|cx| stream.poll_room(cx)).await {
+                // Nobody reads what is not kept.
+                return;
+            }
+            match poll_fn(|cx| body.poll_frame(cx)).await {
+                Some(Ok(frame)) => {
+                    // Trailers are not stored (RFC 9111, section 3.1), and so not shared.
+                    let Ok(chunk) = frame.into_data() else { continue };
+                    size += chunk.len() as u64;
+                    self.count(size, chunk.len() as u64);
+                    stream.push(chunk);
+                }
+                Some(Err(_)) => return stream.end(Err(Broken)),
+                None => break,
+            }
+        }
+        if let Some(chunks) = stream.whole() {
+            self.store(&chunks);
+        }
+        stream.end(Ok(()));
+    }
+
+    /// Counts what came, and gives up storing what is too large.
+    fn count(&mut self, size: u64, bytes: u64) {
+        let cache = &self.lead.cache;
+        if self.gathered == u64::MAX {
+            return;
+        }
+        let fits = cache.fills.gather(bytes) && size <= cache.max_object;
+        self.gathered += bytes;
+        if !fits {
+            cache.fills.release(self.gathered);
+            self.gathered = u64::MAX;
+            self.lead.over(Outcome::Alone);
+            self.coming.stream.window();
+        }
+    }
+
+    fn store(&self, chunks: &[bytes::Bytes]) {
+        if self.lead.is_void() {
+            return;
+        }
+        let head = &self.coming.head;
+        let body = Body::gather(chunks);
+        let mut headers = head.headers.clone();
+        measured(&mut headers, head.status, body.size());
+        let object =
+            Object { status: head.status, headers, body, freshness: head.freshness.clone() };
+        self.lead.cache.shelf.put(&self.key, Entry::Object(Arc::new(object)));
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        if self.gathered != u64::MAX {
+            self.lead.cache.fills.release(self.gathered);
+        }
+        // Whoever still reads must not wait for ever; a body that has ended has ended.
+        self.coming.stream.end_if_open();
+    }
+}
+
+impl Coming {
+    /// For somebody else who asked for the same: the response, if it is theirs too.
+    pub(crate) fn share(
+        &self,
+        asking: &Asking,
+        head: &Parts,
+        now_ms: u64,
+    ) -> Option<Response<StreamBody>> {
+        if let Some((names, key)) = &self.variant {
+            let mine = selvedge_cache::policy::variant(&asking.primary, names, &head.headers);
+            if !key.as_bytes().starts_with(mine.as_bytes()) {
+                return None;
+            }
+        }
+        let reader = self.stream.reader()?;
+        let mut response = Response::new(reader);
+        *response.status_mut() = self.head.status;
+        *response.headers_mut() = self.head.headers.clone();
+        let age = HeaderValue::from(self.head.freshness.age_s(now_ms));
+        response.headers_mut().insert(http::header::AGE, age);
+        Some(response)
+    }
+}

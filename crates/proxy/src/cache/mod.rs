@@ -1,0 +1,97 @@
+//! The cache in the path of a request: looked up without waiting, filled by one request for all that
+//! want the same.
+//!
+//! What may be stored and reused is decided by [`selvedge_cache::policy`]; here is what waits.
+
+mod body;
+mod fetch;
+mod fills;
+mod lookup;
+mod scope;
+mod serve;
+mod shelf;
+mod stream;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use selvedge_cache::policy::Policy;
+use tokio::time::Instant;
+
+pub(crate) use body::StoredBody;
+pub(crate) use fetch::{Fetch, Fetched};
+pub(crate) use fills::{Join, Lead, Outcome};
+pub(crate) use lookup::{Asking, Found};
+pub use scope::{CacheScope, QueryRules};
+pub(crate) use serve::{as_asked, conditional, respond};
+pub(crate) use stream::StreamBody;
+
+use fills::Fills;
+use shelf::Shelf;
+
+/// How a proxy caches.
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
+    /// Bytes of memory for stored responses; 0 turns the cache off.
+    pub memory: u64,
+    /// The largest body that is stored, in bytes.
+    pub max_object: u64,
+    /// What is left to a cache to decide.
+    pub policy: Policy,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self { memory: 64 << 20, max_object: 16 << 20, policy: Policy::default() }
+    }
+}
+
+/// The cache of a proxy, shared by its shards.
+pub(crate) struct Cache {
+    policy: Policy,
+    max_object: u64,
+    clock: Clock,
+    shelf: Shelf,
+    fills: Fills,
+}
+
+impl Cache {
+    /// None where it is turned off.
+    pub(crate) fn new(config: CacheConfig) -> Option<Arc<Self>> {
+        (config.memory > 0).then(|| {
+            Arc::new(Self {
+                policy: config.policy,
+                max_object: config.max_object.min(config.memory / 2),
+                clock: Clock::new(),
+                shelf: Shelf::new(config.memory, config.max_object.min(config.memory / 2)),
+                fills: Fills::new(config.memory / 4),
+            })
+        })
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+}
+
+/// The time of day as it was at the start, carried on by a clock that does not jump: an age must
+/// not change because somebody sets the time.
+struct Clock {
+    began_ms: u64,
+    began: Instant,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            began_ms: u64::try_from(since.as_millis()).unwrap_or_default(),
+            began: Instant::now(),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        let passed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or_default();
+        self.began_ms + passed
+    }
+}

@@ -1,0 +1,104 @@
+//! Whose responses a stored response is among, and what of a URL tells it from others.
+
+use std::borrow::Cow;
+
+use selvedge_cache::key::Key;
+
+/// What a route's stored responses are kept apart by, and how its URLs are told apart.
+#[derive(Debug, Clone)]
+pub struct CacheScope {
+    base: Key,
+    query: QueryRules,
+}
+
+/// What of a query tells one response from another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueryRules {
+    /// Parameters are the same in any order.
+    pub sort: bool,
+    /// Only these parameters count; none: all do.
+    pub keep: Option<Vec<String>>,
+    /// These parameters don't count.
+    pub drop: Vec<String>,
+}
+
+impl CacheScope {
+    /// `components` name the tenant and all that shapes the service's answers, such as the digest
+    /// of its artifact and environment: what differs in one of them shares nothing.
+    pub fn new(components: &[&[u8]], query: QueryRules) -> Self {
+        let mut base = Key::new();
+        for component in components {
+            base.push(component);
+        }
+        Self { base, query }
+    }
+
+    /// The key of what a request asks for: `target` is path and query as they are sent on.
+    pub(super) fn key(&self, scheme: &str, authority: &[u8], target: &str) -> Key {
+        let mut key = self.base.clone();
+        key.push(scheme.as_bytes());
+        key.push(authority);
+        match target.split_once('?') {
+            Some((path, query)) => {
+                key.push(path.as_bytes());
+                key.push(self.query.apply(query).as_bytes());
+            }
+            None => key.push(target.as_bytes()),
+        }
+        key
+    }
+}
+
+impl QueryRules {
+    fn apply<'a>(&self, query: &'a str) -> Cow<'a, str> {
+        if *self == Self::default() {
+            return query.into();
+        }
+        let counts = |parameter: &&str| {
+            let name = parameter.split('=').next().unwrap_or_default();
+            let kept = self.keep.as_ref().is_none_or(|keep| keep.iter().any(|it| it == name));
+            kept && !self.drop.iter().any(|it| it == name)
+        };
+        let mut parameters: Vec<&str> = query.split('&').filter(counts).collect();
+        if self.sort {
+            // By name only: the order of a name's values may mean something.
+            parameters.sort_by_key(|parameter| parameter.split('=').next());
+        }
+        parameters.join("&").into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_told_apart_by_rule() {
+        let rules = |sort, keep: Option<&[&str]>, drop: &[&str]| QueryRules {
+            sort,
+            keep: keep.map(|keep| keep.iter().map(ToString::to_string).collect()),
+            drop: drop.iter().map(ToString::to_string).collect(),
+        };
+        for (rules, query, expected) in [
+            (rules(false, None, &[]), "b=2&a=1&b=1", "b=2&a=1&b=1"),
+            (rules(true, None, &[]), "b=2&a=1&b=1", "a=1&b=2&b=1"),
+            (rules(false, Some(&["a"]), &[]), "b=2&a=1&utm=3", "a=1"),
+            (rules(false, None, &["utm"]), "b=2&utm=3&utm&a", "b=2&a"),
+            (rules(false, Some(&["a"]), &["a"]), "a=1", ""),
+        ] {
+            assert_eq!(rules.apply(query), expected, "{rules:?} {query}");
+        }
+    }
+
+    #[test]
+    fn what_differs_has_another_key() {
+        let scope = CacheScope::new(&[b"shop", b"1"], QueryRules::default());
+        let other = CacheScope::new(&[b"sho", b"p1"], QueryRules::default());
+        let key = scope.key("http", b"a.test", "/x?y");
+        assert_ne!(key, other.key("http", b"a.test", "/x?y"));
+        assert_ne!(key, scope.key("https", b"a.test", "/x?y"));
+        assert_ne!(key, scope.key("http", b"b.test", "/x?y"));
+        assert_ne!(key, scope.key("http", b"a.test", "/x"));
+        assert_ne!(scope.key("http", b"a.test", "/x"), scope.key("http", b"a.test", "/x?"));
+    }
+}

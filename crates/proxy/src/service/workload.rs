@@ -1,0 +1,481 @@
+//! Answers of workloads and servers elsewhere, by way of the cache where it has a part in them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use hyper::upgrade::OnUpgrade;
+use selvedge_cache::object::Object;
+use selvedge_cache::policy::{invalidated, validators};
+use selvedge_cache::status::{CACHE_STATUS, CacheStatus, Forwarded};
+use selvedge_telemetry::Chain;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Asked;
+use crate::body::{Payload, RequestBody, RequestBodyError};
+use crate::cache::{self, Asking, Cache, CacheScope, Fetch, Fetched, Found, Join, Outcome};
+use crate::pages::Fault;
+use crate::record::milliseconds;
+use crate::tunnel::{self, Tunnel};
+use crate::upstream::{InFlight, Upstream, UpstreamError, WorkloadBody};
+use crate::{Limits, check, forward, pins, probe};
+
+/// How many of our own proxies a request may have passed.
+const MAX_HOPS: usize = 8;
+/// What this cache is called in `cache-status`.
+const CACHE_NAME: &str = "selvedge";
+/// How long a request waits for the answer of another one to begin, before it goes out itself.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Where a range that begins after this many bytes is passed on: a client that seeks far into
+/// something large must not wait for all that is before.
+const FAR: u64 = 1 << 20;
+
+/// What the cache has to do with a request.
+pub(super) struct Caching {
+    pub(super) cache: Arc<Cache>,
+    pub(super) asking: Asking,
+}
+
+/// What the cache says to a request at once.
+pub(super) enum Quick {
+    /// The answer, to which nothing is to be added.
+    Answer(Result<Response<Payload>, Fault>),
+    /// A request has to go out, or somebody's to be waited for.
+    Ask(Option<Caching>, Found),
+}
+
+/// Puts `cache-status` on an answer.
+fn told(response: &mut Response<Payload>, status: &CacheStatus) {
+    if let Some(value) = status.value(CACHE_NAME) {
+        response.headers_mut().append(CACHE_STATUS, value);
+    }
+}
+
+impl Asked {
+    /// What the cache has for the request.
+    pub(super) fn look_up(&mut self, scope: Option<&Arc<CacheScope>>) -> Quick {
+        let cache = self.client.shared.cache.as_ref();
+        let (Some(scope), Some(cache)) = (scope, cache) else {
+            return Quick::Ask(None, Found::Pass);
+        };
+        if self.own || tunnel::is_asked(&self.head) {
+            return Quick::Ask(None, Found::Pass);
+        }
+        let authority = self.checked.authority.as_header().as_bytes();
+        let scheme = self.client.scheme();
+        let asking = Asking::of(scope, &self.head, self.body.as_ref(), scheme, authority);
+        let Some(mut asking) = asking else { return Quick::Ask(None, Found::Pass) };
+        let now_ms = cache.now_ms();
+        let found = cache.find(&mut asking, &self.head.headers, now_ms);
+        match found {
+            Found::Hit { object, remaining_ms } if remaining_ms > 0 => {
+                let status = CacheStatus::Hit { remaining_ms };
+                Quick::Answer(self.from_stored(&object, &status, now_ms))
+            }
+            found => {
+                let cache = Arc::clone(cache);
+                Quick::Ask(Some(Caching { cache, asking }), found)
+            }
+        }
+    }
+
+    /// The answer that something stored is.
+    fn from_stored(
+        &mut self,
+        object: &Object,
+        status: &CacheStatus,
+        now_ms: u64,
+    ) -> Result<Response<Payload>, Fault> {
+        self.note_cache(status);
+        let mut response = cache::respond(object, &self.head.method, &self.head.headers, now_ms)?;
+        told(&mut response, status);
+        Ok(response)
+    }
+
+    fn note_cache(&mut self, status: &CacheStatus) {
+        if let Some(record) = self.exchange.record() {
+            record.cache = Some(status.word().to_owned());
+        }
+    }
+
+    /// Answers by asking the workload, or waiting for somebody who does.
+    pub(super) async fn workload(
+        mut self,
+        caching: Option<Caching>,
+        mut found: Found,
+        upstream: Arc<Upstream>,
+        in_flight: InFlight,
+    ) -> (Self, Result<Response<Payload>, Fault>) {
+        if forward::hops(&self.head.headers) >= MAX_HOPS {
+            return (self, Err(circle()));
+        }
+        let Some(mut caching) = caching else {
+            return self.pass(None, Forwarded::Method, &upstream, in_flight).await;
+        };
+        // Who waits is not in flight.
+        let mut in_flight = Some(in_flight);
+        loop {
+            let (stored, reason) = match found {
+                Found::Hit { object, remaining_ms } => {
+                    let status = CacheStatus::Hit { remaining_ms };
+                    let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
+                    self.ask_behind(caching, &object, &upstream, entered);
+                    let now_ms = self.cache_now();
+                    let answer = self.from_stored(&object, &status, now_ms);
+                    return (self, answer);
+                }
+                Found::Pass => {
+                    let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
+                    return self.pass(Some(&caching), Forwarded::Bypass, &upstream, entered).await;
+                }
+                Found::Stale(object, reason) => (Some(object), reason),
+                Found::Miss(reason) => (None, reason),
+            };
+            if caching.asking.wish.only_if_cached() {
+                return (self, Err(not_stored()));
+            }
+            if stored.is_none() && self.is_far() {
+                let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
+                return self.pass(Some(&caching), Forwarded::Bypass, &upstream, entered).await;
+            }
+            if self.head.method != http::Method::GET {
+                let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
+                return self.pass(Some(&caching), reason, &upstream, entered).await;
+            }
+            let mut waiting = match caching.cache.join(&caching.asking.together(&self.head.headers))
+            {
+                Join::Lead(lead) => {
+                    let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
+                    return self.lead(caching, lead, stored, reason, upstream, entered).await;
+                }
+                Join::Follow(waiting) => waiting,
+            };
+            let known = waiting.wait_for(|it| !matches!(it, Outcome::Waiting));
+            let outcome = match timeout(PATIENCE, known).await {
+                Ok(Ok(outcome)) => outcome.clone(),
+                _ => Outcome::Alone,
+            };
+            drop(waiting);
+            let now_ms = self.cache_now();
+            match outcome {
+                Outcome::Coming(coming) => {
+                    if let Some(response) = coming.share(&caching.asking, &self.head, now_ms) {
+                        let response = self.shared(response, reason);
+                        return (self, response);
+                    }
+                }
+                Outcome::Stored => {
+                    found = caching.cache.find(&mut caching.asking, &self.head.headers, now_ms);
+                    continue;
+                }
+                Outcome::Alone | Outcome::Waiting => {}
+            }
+            let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
+            return self.pass(Some(&caching), reason, &upstream, entered).await;
+        }
+    }
+
+    fn cache_now(&self) -> u64 {
+        self.client.shared.cache.as_ref().map_or(0, |cache| cache.now_ms())
+    }
+
+    /// Whether the request wants something far into the response only.
+    fn is_far(&self) -> bool {
+        let Some(range) = self.head.headers.get(RANGE).and_then(|range| range.to_str().ok()) else {
+            return false;
+        };
+        let first = range.split_once('=').and_then(|(_, set)| set.split('-').next());
+        // A part at the end, `-5`, is as far as can be.
+        first.is_none_or(|first| first.trim().parse::<u64>().map_or(true, |first| first > FAR))
+    }
+
+    /// The response that somebody else's request brings.
+    fn shared(
+        &mut self,
+        response: Response<cache::StreamBody>,
+        reason: Forwarded,
+    ) -> Result<Response<Payload>, Fault> {
+        let status = CacheStatus::Forwarded {
+            reason,
+            status: None,
+            stored: false,
+            collapsed: true,
+            detail: None,
+        };
+        self.note_cache(&status);
+        let mut response = cache::as_asked(&self.head, response)?;
+        told(&mut response, &status);
+        Ok(response)
+    }
+
+    /// Sends a request for all that want the same, and answers with what it brings.
+    async fn lead(
+        mut self,
+        caching: Caching,
+        lead: cache::Lead,
+        stored: Option<Arc<Object>>,
+        reason: Forwarded,
+        upstream: Arc<Upstream>,
+        in_flight: InFlight,
+    ) -> (Self, Result<Response<Payload>, Fault>) {
+        let started = Instant::now();
+        let fetch = self.fetch(caching, lead, stored, reason, &upstream, in_flight);
+        let _left = fetch.left.clone().drop_guard();
+        let fetched = tokio::spawn(fetch.run()).await;
+        if let Some(record) = self.exchange.record() {
+            record.upstream_ms = Some(milliseconds(started));
+        }
+        let answer = match fetched {
+            Ok(Ok(fetched)) => self.fetched(fetched),
+            Ok(Err(error)) => Err(fault(&error, &upstream, &self.client.shared.limits)),
+            // It panicked, and is counted where tasks that panic are.
+            Err(_) => Err(super::lost()),
+        };
+        (self, answer)
+    }
+
+    fn fetched(&mut self, fetched: Fetched) -> Result<Response<Payload>, Fault> {
+        let now_ms = self.cache_now();
+        match fetched {
+            Fetched::Alone(response, _) if response.status().is_informational() => Err(unasked()),
+            Fetched::Alone(response, status) => {
+                self.note_cache(&status);
+                let mut response = cache::conditional(&self.head, response.map(Payload::Workload));
+                told(&mut response, &status);
+                Ok(response)
+            }
+            Fetched::Coming(response, status) => {
+                self.note_cache(&status);
+                let mut response = cache::as_asked(&self.head, response)?;
+                told(&mut response, &status);
+                Ok(response)
+            }
+            Fetched::Confirmed(object, status) | Fetched::Stale(object, status) => {
+                self.from_stored(&object, &status, now_ms)
+            }
+        }
+    }
+
+    /// Asks for what is stored while it is used.
+    fn ask_behind(
+        &self,
+        caching: Caching,
+        object: &Arc<Object>,
+        upstream: &Arc<Upstream>,
+        in_flight: InFlight,
+    ) {
+        if self.head.method != http::Method::GET {
+            return;
+        }
+        if let Join::Lead(lead) = caching.cache.join(&caching.asking.key) {
+            let stored = Some(Arc::clone(object));
+            let fetch = self.fetch(caching, lead, stored, Forwarded::Stale, upstream, in_flight);
+            tokio::spawn(async move {
+                // What can't be had now is asked for again by the next request.
+                let _ = fetch.run().await;
+            });
+        }
+    }
+
+    fn fetch(
+        &self,
+        caching: Caching,
+        lead: cache::Lead,
+        stored: Option<Arc<Object>>,
+        reason: Forwarded,
+        upstream: &Arc<Upstream>,
+        in_flight: InFlight,
+    ) -> Fetch {
+        let mut headers = self.headers_for(upstream);
+        // What the client has is compared with what comes.
+        for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_RANGE, RANGE] {
+            headers.remove(name);
+        }
+        for (name, value) in stored.iter().flat_map(|stored| validators(&stored.headers)) {
+            headers.insert(name, value.clone());
+        }
+        let request = self.request_with(headers, RequestBody::Empty);
+        Fetch {
+            lead,
+            asking: caching.asking,
+            head: self.head.clone(),
+            request,
+            upstream: Arc::clone(upstream),
+            in_flight,
+            stored,
+            reason,
+            left: CancellationToken::new(),
+        }
+    }
+
+    /// The headers that a workload sees.
+    fn headers_for(&self, upstream: &Upstream) -> HeaderMap {
+        let client = &self.client;
+        let mut headers = self.head.headers.clone();
+        pins::strip(&mut headers);
+        headers.remove(probe::PROBE);
+        forward::to_workload(&mut headers, &self.checked.authority, client.peer, client.scheme());
+        headers.extend(self.prefix.clone().map(|prefix| (forward::X_FORWARDED_PREFIX, prefix)));
+        if let Some(host) = upstream.host() {
+            headers.insert(HOST, host.clone());
+        }
+        self.trace.propagate(&mut headers, &client.shared.ids);
+        headers
+    }
+
+    fn request_with(&self, headers: HeaderMap, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.head.method.clone();
+        let target = self.head.uri.path_and_query().cloned();
+        *request.uri_mut() = target.map(Uri::from).unwrap_or_default();
+        *request.headers_mut() = headers;
+        request
+    }
+
+    /// Sends the request for its client alone.
+    async fn pass(
+        mut self,
+        caching: Option<&Caching>,
+        reason: Forwarded,
+        upstream: &Arc<Upstream>,
+        in_flight: InFlight,
+    ) -> (Self, Result<Response<Payload>, Fault>) {
+        // Only HTTP/1.1 connections have one.
+        let upgrade = tunnel::is_asked(&self.head);
+        let to_client = self.head.extensions.remove::<OnUpgrade>().filter(|_| upgrade);
+        let takes_trailers = forward::takes_trailers(&self.head);
+        let mut headers = self.headers_for(upstream);
+        if to_client.is_some() {
+            tunnel::put(&mut headers);
+        }
+        let received = self.exchange.received();
+        let body = RequestBody::new(self.body.take(), &self.client.shared.limits, &received);
+        let request = self.request_with(headers, body);
+        let started = Instant::now();
+        let upgrade = to_client.is_some();
+        let result = upstream.send(in_flight, request, &received, upgrade).await;
+        if let Some(record) = self.exchange.record() {
+            record.upstream_ms = Some(milliseconds(started));
+        }
+        let mut response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                let fault = fault(&error, upstream, &self.client.shared.limits);
+                return (self, Err(fault));
+            }
+        };
+        // The version is the connection's too: a workload that speaks HTTP/1.0 must not end ours.
+        *response.version_mut() = Version::HTTP_11;
+        if response.status().is_informational() {
+            return (self, upgraded(response, to_client, upstream));
+        }
+        forward::to_client(response.headers_mut(), takes_trailers);
+        self.changed(&response);
+        let mut response = response.map(Payload::Workload);
+        if caching.is_some() || self.is_cached() {
+            let status = CacheStatus::forwarded(reason);
+            self.note_cache(&status);
+            told(&mut response, &status);
+        }
+        (self, Ok(response))
+    }
+
+    /// Whether the route's responses are cached.
+    fn is_cached(&self) -> bool {
+        self.client.shared.cache.is_some()
+            && !self.own
+            && self.located.route().is_some_and(|route| route.cache.is_some())
+    }
+
+    /// Forgets what is stored for what the request has changed.
+    fn changed(&self, response: &Response<WorkloadBody>) {
+        let scope = self.located.route().and_then(|route| route.cache.as_ref());
+        let (Some(cache), Some(scope)) = (&self.client.shared.cache, scope) else { return };
+        let authority = self.checked.authority.as_header().as_bytes();
+        for target in invalidated(&self.head, response.status(), response.headers()) {
+            cache.invalidate(scope, authority, &target);
+        }
+    }
+}
+
+/// The workload switches protocols.
+fn upgraded(
+    mut response: Response<WorkloadBody>,
+    to_client: Option<OnUpgrade>,
+    upstream: &Upstream,
+) -> Result<Response<Payload>, Fault> {
+    let agreed = tunnel::is_websocket(response.headers());
+    let to_upstream = response.extensions_mut().remove::<OnUpgrade>();
+    let (Some(client), Some(to_upstream), true) = (to_client, to_upstream, agreed) else {
+        return Err(unasked());
+    };
+    forward::to_client(response.headers_mut(), false);
+    tunnel::put(response.headers_mut());
+    let ending = upstream.ending();
+    Ok(response.map(|body| {
+        let counted = body.into_counted();
+        Payload::Tunnel(Box::new(Tunnel { client, upstream: to_upstream, counted, ending }))
+    }))
+}
+
+fn unasked() -> Fault {
+    let title = "The app answered with an upgrade that nobody asked for";
+    Fault::workload(StatusCode::BAD_GATEWAY, "malformed", title)
+}
+
+fn circle() -> Fault {
+    let title = "The request goes in a circle";
+    let help = "In the app's selvedge.toml, an upstream leads back to an edge.";
+    Fault::proxy(StatusCode::LOOP_DETECTED, "proxy-loop", title, help)
+}
+
+/// RFC 9111, section 5.2.1.7.
+fn not_stored() -> Fault {
+    let title = "Nothing is stored for this request";
+    let help = "It said `only-if-cached`; ask again without that.";
+    Fault::client(StatusCode::GATEWAY_TIMEOUT, "not-stored", title, help)
+}
+
+fn fault(error: &UpstreamError, upstream: &Upstream, limits: &Limits) -> Fault {
+    let of = |status, kind, title: &'static str| Fault::workload(status, kind, title);
+    let fault = match error {
+        UpstreamError::Busy => {
+            of(StatusCode::SERVICE_UNAVAILABLE, "busy", "The app has too much to do").retry_after(1)
+        }
+        UpstreamError::Refused(_) => {
+            of(StatusCode::BAD_GATEWAY, "connect-refused", "The app can't be reached")
+        }
+        UpstreamError::ConnectTimeout => {
+            of(StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "The app can't be reached")
+        }
+        UpstreamError::ClosedEarly(_) => {
+            of(StatusCode::BAD_GATEWAY, "closed-early", "The app hung up before it answered")
+        }
+        UpstreamError::HeadTooLarge => {
+            let title = "The app's answer has too large headers";
+            of(StatusCode::BAD_GATEWAY, "headers-too-large", title)
+        }
+        UpstreamError::Malformed(_) => {
+            of(StatusCode::BAD_GATEWAY, "malformed", "The app's answer is no valid HTTP")
+        }
+        UpstreamError::ResponseTimeout => {
+            of(StatusCode::GATEWAY_TIMEOUT, "response-timeout", "The app did not answer in time")
+        }
+        UpstreamError::Request(RequestBodyError::TooLarge) => check::too_large(limits),
+        UpstreamError::Request(RequestBodyError::Stalled) => Fault::client(
+            StatusCode::REQUEST_TIMEOUT,
+            "body-stalled",
+            "The request's body did not arrive in time",
+            "Send it again.",
+        ),
+        UpstreamError::Request(RequestBodyError::Broken) => Fault::client(
+            StatusCode::BAD_REQUEST,
+            "body-broken",
+            "The request's body did not arrive whole",
+            "Send it again.",
+        ),
+    };
+    fault.detail(format!("{}: {}", upstream.name(), Chain(error)))
+}
