@@ -81,6 +81,7 @@ impl Shown {
 }
 
 /// A request that is being answered.
+#[expect(clippy::large_enum_variant, reason = "a box for each answer is what this is to spare")]
 pub(crate) enum Handling {
     /// It is answered; taken by the first poll.
     Ready(Option<Response<ResponseBody>>),
@@ -299,6 +300,7 @@ impl Asked {
 }
 
 /// Who answers.
+#[expect(clippy::large_enum_variant, reason = "it lives for a few instructions")]
 enum Answerer {
     /// The proxy: this.
     Redirect(Response<Payload>),

@@ -126,7 +126,7 @@ impl Answered {
         let length = announced(&response);
         // The version is the connection's: one of HTTP/1.0 must not end the client's.
         *response.version_mut() = http::Version::HTTP_11;
-        forward::to_client(response.headers_mut(), false);
+        forward::to_client(response.headers_mut(), forward::takes_trailers(&self.head));
         if !response.headers().contains_key(DATE) {
             let date = httpdate::fmt_http_date(std::time::SystemTime::now());
             response.headers_mut().extend(HeaderValue::try_from(date).map(|date| (DATE, date)));

@@ -72,7 +72,7 @@ impl Asked {
         match found {
             Found::Hit { object, remaining_ms } if remaining_ms > 0 => {
                 let status = CacheStatus::Hit { remaining_ms };
-                Quick::Answer(self.from_stored(&object, &status, now_ms))
+                Quick::Answer(self.stored_answer(&object, &status, now_ms))
             }
             found => {
                 let cache = Arc::clone(cache);
@@ -82,7 +82,7 @@ impl Asked {
     }
 
     /// The answer that something stored is.
-    fn from_stored(
+    fn stored_answer(
         &mut self,
         object: &Object,
         status: &CacheStatus,
@@ -123,7 +123,7 @@ impl Asked {
                     let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
                     self.ask_behind(caching, &object, &upstream, entered);
                     let now_ms = self.cache_now();
-                    let answer = self.from_stored(&object, &status, now_ms);
+                    let answer = self.stored_answer(&object, &status, now_ms);
                     return (self, answer);
                 }
                 Found::Pass => {
@@ -253,7 +253,7 @@ impl Asked {
                 Ok(response)
             }
             Fetched::Confirmed(object, status) | Fetched::Stale(object, status) => {
-                self.from_stored(&object, &status, now_ms)
+                self.stored_answer(&object, &status, now_ms)
             }
         }
     }
