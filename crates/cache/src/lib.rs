@@ -11,6 +11,7 @@ mod fields;
 pub mod key;
 pub mod object;
 pub mod policy;
+pub mod purge;
 pub mod status;
 pub mod store;
 
