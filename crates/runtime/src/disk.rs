@@ -6,13 +6,16 @@
 //! as well, which no task may touch.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::AT_FDCWD;
+
 use crate::limits::{Excess, Limits};
+use crate::tree;
 
 /// A part of what is left to the limit; when as much has gone from the file system, it is added up.
 const PART: u64 = 4;
@@ -23,7 +26,7 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Deeper trees are no package manager's doing; what is below counts as too many files.
 const MAX_DEPTH: u32 = 256;
 /// Blocks in `stat` have this size whatever the file system's own (stat(2)).
-const BLOCK_BYTES: u64 = 512;
+pub(crate) const BLOCK_BYTES: u64 = 512;
 
 /// What must stay free on a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +93,11 @@ impl Usage {
     /// What these trees take, as far as it is not more than `most`; links count once.
     pub(crate) fn of(trees: &[PathBuf], most: &Usage) -> Self {
         let mut sum = Sum { usage: Self::default(), linked: BTreeSet::new(), most: *most };
-        for tree in trees {
-            sum.tree(tree, MAX_DEPTH);
+        for path in trees {
+            match tree::open(AT_FDCWD, path.as_os_str()) {
+                Ok(top) => sum.tree(&top, MAX_DEPTH),
+                Err(error) => sum.missed(&error),
+            }
         }
         sum.usage
     }
@@ -100,7 +106,7 @@ impl Usage {
         Self { bytes: limits.disk_bytes(), files: limits.files() }
     }
 
-    fn exceeds(&self, most: &Self) -> bool {
+    pub(crate) fn exceeds(&self, most: &Self) -> bool {
         self.bytes >= most.bytes || self.files >= most.files
     }
 }
@@ -120,23 +126,58 @@ impl Sum {
         self.usage.bytes += found.blocks() * BLOCK_BYTES;
     }
 
-    fn tree(&mut self, directory: &Path, depth: u32) {
-        if depth == 0 {
-            self.usage.files = self.most.files;
+    fn tree(&mut self, directory: &File, depth: u32) {
+        let mut looked = self.entries(directory, depth);
+        // Nothing has been counted then: whoever may not look into a directory may not at all.
+        if looked.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            looked =
+                tree::allow(directory, tree::LOOK).and_then(|()| self.entries(directory, depth));
         }
-        let Ok(entries) = fs::read_dir(directory) else { return };
-        for entry in entries.flatten() {
-            if self.usage.exceeds(&self.most) {
-                return;
-            }
-            // Not through links: those of a link itself.
-            let Ok(found) = entry.metadata() else { continue };
-            self.add(&found);
-            if found.is_dir() {
-                self.tree(&entry.path(), depth - 1);
-            }
+        if let Err(error) = looked {
+            self.missed(&error);
         }
     }
+
+    fn entries(&mut self, directory: &File, depth: u32) -> io::Result<()> {
+        for entry in fs::read_dir(tree::here(directory))? {
+            if self.usage.exceeds(&self.most) {
+                return Ok(());
+            }
+            let entry = entry?;
+            // Not through links: those of a link itself.
+            let found = match entry.metadata() {
+                Err(error) if is_gone(&error) => continue,
+                found => found?,
+            };
+            self.add(&found);
+            if !found.is_dir() {
+                continue;
+            }
+            match tree::open(directory, &entry.file_name()) {
+                Ok(_) if depth == 0 => self.too_much(),
+                Ok(child) => self.tree(&child, depth - 1),
+                Err(error) => self.missed(&error),
+            }
+        }
+        Ok(())
+    }
+
+    /// What can't be seen may be anything, unless there is nothing any more.
+    fn missed(&mut self, error: &io::Error) {
+        if !is_gone(error) {
+            self.too_much();
+        }
+    }
+
+    fn too_much(&mut self) {
+        self.usage.files = self.most.files;
+    }
+}
+
+/// Whether a program has removed something meanwhile, or put something else in a directory's place.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::NotFound | Kind::NotADirectory)
 }
 
 impl Watch {
@@ -238,6 +279,42 @@ mod tests {
         let usage = Usage::of(&[tree.to_owned()], &most());
         assert_eq!(usage.files, 3);
         assert!((100_000..150_000).contains(&usage.bytes), "{usage:?}");
+    }
+
+    #[test]
+    fn what_its_user_may_not_read_counts_too() {
+        tree::tests::as_ordinary_user(|root| {
+            for mode in [0o000, 0o300, 0o400] {
+                let directory = root.join("inner");
+                fs::create_dir_all(directory.join("inner")).expect("directories");
+                fs::write(directory.join("inner/file"), vec![1; 1 << 20]).expect("a file");
+                tree::tests::set_mode(&directory.join("inner"), mode);
+                tree::tests::set_mode(&directory, mode);
+                let usage = Usage::of(&[root.to_owned()], &most());
+                assert_eq!(usage.files, 3, "{mode:o}");
+                assert!(usage.bytes >= 1 << 20, "{mode:o}: {usage:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn what_can_t_be_seen_is_too_much_unless_it_is_gone() {
+        let root = tempfile::tempdir().expect("a directory");
+        let inner = root.path().join("inner");
+        fs::create_dir(&inner).expect("a directory");
+        tree::tests::set_mode(&inner, 0o000);
+        tree::tests::set_mode(root.path(), 0o755);
+        let usage = |path: PathBuf| Usage::of(&[path], &most());
+        assert_eq!(usage(root.path().join("gone")), Usage::default());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Neither root nor the owner; for an ordinary user there is no such directory.
+                if nix::unistd::geteuid().is_root() {
+                    nix::unistd::setfsuid(54_321.into());
+                    assert_eq!(usage(inner.clone()).files, most().files);
+                }
+            });
+        });
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod supervisor;
 mod sys;
 mod task;
 mod tenant;
+pub mod tree;
 mod usage;
 mod workload;
 

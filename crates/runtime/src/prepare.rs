@@ -19,7 +19,7 @@ use crate::link::Shim;
 use crate::output::Lines;
 use crate::protocol::{self, AppAccess, Isolation, Launch, WORKLOAD_PORT};
 use crate::tenant::{self, Tenants};
-use crate::{Config, RuntimeError, credentials, degraded, probe, task};
+use crate::{Config, RuntimeError, credentials, degraded, probe, task, tree};
 
 /// Open files of one process.
 const MAX_FILES: u64 = 16_384;
@@ -203,9 +203,12 @@ impl Machine {
             if let Some(cache) = &cache {
                 let half = Usage { bytes: limits.disk_bytes() / 2, files: limits.files() / 2 };
                 let used = Usage::of(std::slice::from_ref(cache), &half);
-                if used.bytes >= half.bytes || used.files >= half.files {
+                if used.exceeds(&half) {
                     tracing::info!(cache = %cache.display(), "emptied: it has grown too large");
-                    empty(cache)?;
+                    tree::empty(cache).map_err(|error| {
+                        let words = format!("can't empty the cache {}", cache.display());
+                        io::Error::new(error.kind(), format!("{words}: {error}"))
+                    })?;
                 }
             }
             Watch::new(std::iter::once(app).chain(cache).collect(), limits, reserve).map(Ok)
@@ -355,19 +358,6 @@ impl Running {
     pub(crate) async fn close(self) {
         self.shim.close().await;
     }
-}
-
-/// Removes what is in a directory, which its user may be filling with links meanwhile.
-fn empty(directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, RuntimeError> {

@@ -14,7 +14,7 @@ use selvedge_model::{
 
 use super::Shared;
 use super::receive::{Candidate, live};
-use super::run::{Refusal, broken};
+use super::run::{Refusal, broken, remove};
 
 /// The hosts that each app of a commit answers for.
 pub(super) type Wanted = BTreeMap<AppName, BTreeSet<Host>>;
@@ -85,8 +85,9 @@ async fn take_name(
         _ => None,
     };
     if unclaimed || abandoned.is_some() {
-        // Before the name is taken: whoever has it builds with what is there.
-        clear_cache(shared, app).await.map_err(broken("clear the dependency cache"))?;
+        // Before the name is taken: whoever has it builds with what is there, which must not be
+        // another repository's.
+        remove(shared.cache_of(app)).await.map_err(broken("clear the dependency cache"))?;
     }
     let fresh = AppRecord {
         app: app.clone(),
@@ -115,18 +116,10 @@ async fn take_name(
     }
 }
 
-/// Deletes the app's dependency cache, which must not get into the hands of another repository.
-async fn clear_cache(shared: &Shared, app: &AppName) -> std::io::Result<()> {
-    match tokio::fs::remove_dir_all(shared.cache_of(app)).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// Deletes the cache of an app that is about to be given up. What can't be deleted now keeps the
 /// next claim of the name from succeeding.
 pub(super) async fn drop_cache(shared: &Shared, app: &AppName) {
-    if let Err(error) = clear_cache(shared, app).await {
+    if let Err(error) = remove(shared.cache_of(app)).await {
         tracing::warn!(%error, %app, "a dependency cache was not deleted");
     }
 }

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 use selvedge_model::documents::AppRecord;
 use selvedge_model::{Assignment, Digest, Push, Release, ReleaseId, RepositoryName, keys};
 use selvedge_plan::rollout::Target;
+use selvedge_runtime::tree;
 
-use super::run::{Refusal, Run, broken};
+use super::run::{Refusal, Run, broken, remove};
 use super::{Shared, commit, receive};
 use crate::git::OWN_REFS;
 
@@ -152,36 +153,11 @@ async fn push_records(
 /// Empties a dependency cache that has grown too large: it fills again with what is in use.
 async fn shrink_cache(shared: &Shared, record: &AppRecord) {
     let cache = shared.cache_of(&record.app);
-    let shrunk = tokio::task::spawn_blocking(move || {
-        if size_of(&cache, MAX_CACHE)? > MAX_CACHE {
-            std::fs::remove_dir_all(&cache)?;
-        }
-        std::io::Result::Ok(())
-    });
-    if let Ok(Err(error)) = shrunk.await
-        && error.kind() != std::io::ErrorKind::NotFound
+    let measured = cache.clone();
+    let measuring = tokio::task::spawn_blocking(move || tree::is_larger(&measured, MAX_CACHE));
+    if measuring.await.unwrap_or(false)
+        && let Err(error) = remove(cache).await
     {
-        tracing::warn!(%error, app = %record.app, "a dependency cache can't be measured");
+        tracing::warn!(%error, app = %record.app, "a dependency cache can't be emptied");
     }
-}
-
-/// The size of a directory's files in bytes; counting stops above `limit`.
-fn size_of(directory: &std::path::Path, limit: u64) -> std::io::Result<u64> {
-    let mut size = 0;
-    let mut todo = vec![directory.to_owned()];
-    while let Some(directory) = todo.pop() {
-        for entry in std::fs::read_dir(directory)? {
-            let entry = entry?;
-            let metadata = entry.metadata()?;
-            if metadata.is_dir() {
-                todo.push(entry.path());
-            } else {
-                size += metadata.len();
-            }
-        }
-        if size > limit {
-            break;
-        }
-    }
-    Ok(size)
 }

@@ -1,6 +1,7 @@
 //! One push on its way: its record, its stages, and what happens when one of them refuses it.
 
 use std::fmt::Display;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use selvedge_api::PushEvent;
 use selvedge_model::documents::{PushFailure, StageRecord};
 use selvedge_model::{Push, PushState, Stage, keys};
+use selvedge_runtime::tree;
 use selvedge_telemetry::Chain;
 
 use super::progress::{ProgressLog, plain, seconds};
@@ -60,6 +62,18 @@ pub(super) fn broken<E: std::error::Error + 'static>(
         tracing::error!(what, error = %text, "a push met a failure of control");
         Refusal::new(format!("control could not {what}: {}", plain(&text)))
     }
+}
+
+/// Removes what builds have left in a directory, and the directory. The error names it.
+pub(super) async fn remove(path: PathBuf) -> io::Result<()> {
+    let removing = tokio::task::spawn_blocking(move || match tree::remove(&path) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let words = format!("can't remove {}: {error}", path.display());
+            Err(io::Error::new(error.kind(), words))
+        }
+    });
+    removing.await.map_err(io::Error::other)?
 }
 
 /// A push on its way. One worker owns it.
@@ -150,10 +164,8 @@ impl Run {
 
     /// Removes the checkouts.
     pub(super) async fn clean_work(&self) {
-        if let Err(error) = tokio::fs::remove_dir_all(self.work()).await
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, path = %self.work().display(), "a checkout was not removed");
+        if let Err(error) = remove(self.work()).await {
+            tracing::warn!(%error, "a checkout was not removed");
         }
     }
 

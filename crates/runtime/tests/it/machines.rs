@@ -92,6 +92,23 @@ fn without_root_a_user_namespace_does() {
     assert!(directory.path().join("app/made").exists(), "{output}");
 }
 
+#[test]
+fn permissions_that_a_build_takes_off_its_directories_change_nothing() {
+    if !is_root() {
+        return;
+    }
+    let directory = open_directory();
+    let path = directory.path();
+    // As Go's module cache does, of more than half of what a task may have.
+    let fill = "mkdir /cache/module && head -c 70M /dev/zero > /cache/module/file && \
+                chmod 555 /cache/module";
+    assert_eq!(as_nobody(path, fill), "Succeeded\n");
+    assert_eq!(as_nobody(path, "ls /cache"), "home\nSucceeded\n");
+    let hide = "mkdir large && for i in 1 2 3; do head -c 50M /dev/zero > large/$i; \
+                chmod 300 large; done; sleep 1000";
+    assert_eq!(as_nobody(path, hide), "Exceeded(Disk(128))\n");
+}
+
 const FORK_UNTIL_REFUSED: &str = "
 import os, time
 count = 0

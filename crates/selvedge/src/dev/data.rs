@@ -180,30 +180,14 @@ fn repositories(data: &Path) -> BTreeSet<String> {
 
 /// Removes a file or a directory with all in it, and counts. Never follows a link.
 fn remove(path: &Path, removed: &mut Removed) -> Outcome {
-    count(path, removed);
-    let is_directory = std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-    let gone =
-        if is_directory { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    match gone {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).or_fail(
-            Code::Failed,
-            format!("can't remove {}", path.display()),
-            "what was removed is gone; mend the cause and repeat the command for the rest",
-        ),
-        _ => Ok(()),
-    }
-}
-
-fn count(path: &Path, removed: &mut Removed) {
-    let Ok(found) = std::fs::symlink_metadata(path) else { return };
-    if !found.is_dir() {
-        removed.files += 1;
-        removed.bytes += found.blocks() * 512;
-        return;
-    }
-    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        count(&entry.path(), removed);
-    }
+    let gone = selvedge_runtime::tree::remove(path).or_fail(
+        Code::Failed,
+        format!("can't remove {}", path.display()),
+        "what was removed is gone; mend the cause and repeat the command for the rest",
+    )?;
+    removed.files += gone.files;
+    removed.bytes += gone.bytes;
+    Ok(())
 }
 
 fn lock(data: &Path) -> Outcome<Flock<File>> {

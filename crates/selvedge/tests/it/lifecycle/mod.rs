@@ -86,7 +86,9 @@ async fn end(mut child: Child, info: &DevInfo) {
 const BUILT: [(&str, &str); 2] = [
     (
         "selvedge.toml",
-        "[app]\nname = \"built\"\nbuild = \"mkdir public && cp index.html public\"\n\
+        "[app]\nname = \"built\"\nbuild = \"\"\"\n\
+         mkdir public && cp index.html public\n\
+         mkdir -p /cache/module/v1 kept/inner && chmod 555 /cache/module && chmod 000 kept\"\"\"\n\
          [[service]]\nname = \"web\"\nkind = \"static\"\nroot = \"public\"\n",
     ),
     ("index.html", "built\n"),
