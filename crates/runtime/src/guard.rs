@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cgroup::Counters;
 use crate::disk::{self, Watch};
@@ -16,6 +16,9 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// window find that it has, it is not for a moment.
 const PERSISTENT: u32 = 5;
 const WINDOW: u32 = 60;
+/// A workload's end so long after the kernel has killed one of its processes for want of memory has
+/// another cause.
+const AFTERMATH: Duration = Duration::from_secs(10);
 
 /// What one program is watched for.
 pub(crate) struct Guard {
@@ -28,6 +31,9 @@ pub(crate) struct Guard {
     refused: u64,
     looks: u32,
     found_refused: u32,
+    /// Processes killed so far for want of memory, and when the last was found.
+    killed: u64,
+    killed_at: Option<Instant>,
 }
 
 /// What a program is in.
@@ -48,13 +54,24 @@ impl Guard {
         disk: Option<Watch>,
     ) -> Self {
         let disk = disk.map(|watch| Arc::new(Mutex::new(watch)));
-        Self { limits, counters, printed, disk, refused: 0, looks: 0, found_refused: 0 }
+        Self {
+            limits,
+            counters,
+            printed,
+            disk,
+            refused: 0,
+            looks: 0,
+            found_refused: 0,
+            killed: 0,
+            killed_at: None,
+        }
     }
 
     /// Returns once a limit is exceeded. Cancel-safe.
     pub(crate) async fn excess(&mut self, phase: Phase) -> Excess {
         loop {
             tokio::time::sleep(INTERVAL).await;
+            self.look_for_kills(Instant::now());
             if let Some(excess) = self.processes(phase) {
                 return excess;
             }
@@ -72,7 +89,7 @@ impl Guard {
     /// What an ended program exceeded: all that the last look may have missed. A program that
     /// succeeded is not asked where that is slow.
     pub(crate) async fn last_look(&mut self, phase: Phase, succeeded: bool) -> Option<Excess> {
-        if !succeeded && self.counters.ran_out_of_memory() {
+        if !succeeded && self.ran_out_of_memory(phase, Instant::now()) {
             return Some(Excess::Memory(self.limits.memory_mib));
         }
         if !succeeded && let Some(excess) = self.processes(Phase::Start) {
@@ -92,6 +109,21 @@ impl Guard {
             .processes()
             .first()
             .is_some_and(|pid| disk::is_full(&PathBuf::from(format!("/proc/{pid}/root/tmp"))))
+    }
+
+    fn look_for_kills(&mut self, now: Instant) {
+        let killed = self.counters.memory_kills();
+        if killed > self.killed {
+            self.killed = killed;
+            self.killed_at = Some(now);
+        }
+    }
+
+    /// Whether a program that ends `now` ran out of memory: in its start at all, and once it is
+    /// ready shortly before.
+    fn ran_out_of_memory(&mut self, phase: Phase, now: Instant) -> bool {
+        self.look_for_kills(now);
+        self.killed_at.is_some_and(|at| phase == Phase::Start || now - at <= AFTERMATH)
     }
 
     fn processes(&mut self, phase: Phase) -> Option<Excess> {
@@ -120,5 +152,36 @@ impl Guard {
             watch.lock().unwrap_or_else(PoisonError::into_inner).look(wanted, &processes)
         };
         tokio::task::spawn_blocking(look).await.ok()?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_ends_a_ready_program_only_shortly_after_a_kill() {
+        let group = tempfile::tempdir().expect("a directory");
+        let set = |kills: u32| {
+            let text = format!("low 0\noom {kills}\noom_kill {kills}\n");
+            std::fs::write(group.path().join("memory.events"), text).expect("a file");
+        };
+        let limits = Limits { memory_mib: 64, cpu_millis: None, processes: 9, disk_mib: 9 };
+        let counters = Counters::of_memory(group.path());
+        let mut guard = Guard::new(limits, counters, Arc::default(), None);
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+
+        set(0);
+        assert!(!guard.ran_out_of_memory(Phase::Start, at(0)));
+        // A child is killed, and what the program makes of it comes in time, or days later.
+        set(1);
+        guard.look_for_kills(at(10));
+        assert!(guard.ran_out_of_memory(Phase::Ready, at(12)));
+        assert!(!guard.ran_out_of_memory(Phase::Ready, at(200_000)));
+        assert!(guard.ran_out_of_memory(Phase::Start, at(200_000)));
+        // It is killed itself, between two looks.
+        set(2);
+        assert!(guard.ran_out_of_memory(Phase::Ready, at(300_000)));
     }
 }

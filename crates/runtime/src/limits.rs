@@ -50,8 +50,10 @@ pub enum Excess {
     Disk(u32),
     /// More files than these.
     Files(u64),
-    /// What can be written without being kept is full: these MiB.
+    /// What a workload can write without its being kept is full: these MiB.
     Temporary(u32),
+    /// A task's `/tmp` is full, which may take half of its memory: these MiB.
+    TaskTemporary(u32),
     /// More output than these MiB.
     Output(u32),
     /// The machine's disk has less than these MiB left, which nobody may use up.
@@ -73,6 +75,9 @@ impl fmt::Display for Excess {
             Self::Temporary(mib) => {
                 write!(f, "filled its file system in memory (/tmp): its limit is {mib} MiB")
             }
+            Self::TaskTemporary(mib) => {
+                write!(f, "filled /tmp, which is in memory and may take half of it: {mib} MiB")
+            }
             Self::Output(mib) => write!(f, "printed too much: its limit is {mib} MiB"),
             Self::Reserve(mib) => {
                 write!(f, "would use up the machine's disk, which has less than {mib} MiB free")
@@ -91,7 +96,7 @@ impl Excess {
     /// The limit by its name in [`Limits`], without the unit; `None` where it is not one of those.
     pub fn limit(&self) -> Option<&'static str> {
         match self {
-            Self::Memory(_) => Some("memory"),
+            Self::Memory(_) | Self::TaskTemporary(_) => Some("memory"),
             Self::Processes(_) => Some("processes"),
             Self::Disk(_) | Self::Files(_) | Self::Temporary(_) => Some("disk"),
             Self::Output(_) | Self::Reserve(_) | Self::ReserveFiles(_) => None,
@@ -103,6 +108,9 @@ impl Excess {
         match self {
             Self::Memory(_) => format!("have it use less, or {raise}"),
             Self::Processes(_) => format!("look for what starts them without end, or {raise}"),
+            Self::TaskTemporary(_) => {
+                format!("have it write to its own directory, which is on disk, or {raise}")
+            }
             Self::Disk(_) | Self::Files(_) | Self::Temporary(_) => {
                 format!("look for what is written without end, or {raise}")
             }

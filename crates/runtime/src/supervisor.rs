@@ -366,19 +366,18 @@ impl Supervisor {
     }
 
     async fn words(&self, end: &End, guard: &mut Guard, phase: Phase) -> String {
-        if let End::Exited { full, .. } = end
-            && let Some(excess) =
-                guard.last_look(phase, false).await.or_else(|| full.then(|| self.full()))
-        {
-            return format!("ended after it {}", with_mend(&excess));
-        }
-        match end {
-            End::Exited { exit: Exit::Code(code), .. } => format!("exited with code {code}"),
-            End::Exited { exit: Exit::Signal(signal), .. } => {
-                format!("was killed by {}", task::signal_name(*signal))
-            }
-            End::Failed(reason) => format!("could not be started ({reason})"),
-            End::ShimLost => "was killed with its sandbox".into(),
+        let (exit, full) = match end {
+            End::Exited { exit, full } => (exit, *full),
+            End::Failed(reason) => return format!("could not be started ({reason})"),
+            End::ShimLost => return "was killed with its sandbox".into(),
+        };
+        let how = match exit {
+            Exit::Code(code) => format!("exited with code {code}"),
+            Exit::Signal(signal) => format!("was killed by {}", task::signal_name(*signal)),
+        };
+        match guard.last_look(phase, false).await.or_else(|| full.then(|| self.full())) {
+            Some(excess) => format!("{how} after it {}", with_mend(&excess)),
+            None => how,
         }
     }
 

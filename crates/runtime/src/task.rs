@@ -142,7 +142,7 @@ async fn outcome(
     }
     let full = matches!(end, End::Exited { full: true, .. });
     if full && !succeeded {
-        return Ok(TaskOutcome::Exceeded(Excess::Temporary(temporary_mib(limits))));
+        return Ok(TaskOutcome::Exceeded(Excess::TaskTemporary(temporary_mib(limits))));
     }
     Ok(outcome)
 }

@@ -214,8 +214,11 @@ mod tests {
             what,
             "was stopped because it started too many processes and threads: its limit is 9"
         );
-        let mend = mend.unwrap();
-        assert!(mend.contains("raise `processes` in [build_limits] of selvedge.toml"), "{mend}");
+        assert!(mend.unwrap().contains("raise `processes` in [build_limits] of selvedge.toml"));
+        // A part of another limit.
+        let (what, mend) = words(TaskOutcome::Exceeded(Excess::TaskTemporary(64)));
+        assert!(what.contains("/tmp, which is in memory"), "{what}");
+        assert!(mend.unwrap().contains("raise `memory` in [build_limits] of selvedge.toml"));
     }
 
     #[test]

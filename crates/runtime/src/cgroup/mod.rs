@@ -244,14 +244,20 @@ impl Group {
 }
 
 impl Counters {
-    /// Whether the kernel killed something for want of memory.
-    pub(crate) fn ran_out_of_memory(&self) -> bool {
-        let Some((version, group)) = &self.memory else { return false };
+    /// Of a group of version 2 that only limits memory.
+    #[cfg(test)]
+    pub(crate) fn of_memory(group: &Path) -> Self {
+        Self { memory: Some((Version::Two, group.to_owned())), processes: None }
+    }
+
+    /// How often the kernel killed something for want of memory.
+    pub(crate) fn memory_kills(&self) -> u64 {
+        let Some((version, group)) = &self.memory else { return 0 };
         let file = match version {
             Version::One => "memory.oom_control",
             Version::Two => "memory.events",
         };
-        count(&group.join(file), "oom_kill") > 0
+        count(&group.join(file), "oom_kill")
     }
 
     /// How often a process or thread could not be started because of the limit.

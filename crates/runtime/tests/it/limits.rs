@@ -64,7 +64,7 @@ async fn a_task_that_wants_more_is_stopped() {
             Excess::Disk(96),
         ),
         ("mkdir d; cd d; seq 30000 | xargs touch; sleep 1000", Excess::Files(24576)),
-        ("head -c 200M /dev/zero > /tmp/large", Excess::Temporary(64)),
+        ("head -c 200M /dev/zero > /tmp/large", Excess::TaskTemporary(64)),
         ("python3 -c 'bytearray(400 << 20)'", Excess::Memory(128)),
     ];
     for (command, excess) in cases {
@@ -120,13 +120,13 @@ async fn a_workload_that_wants_more_is_stopped() {
         ("exec yes $(seq 500)".into(), "printed too much: its limit is 64 MiB"),
         (
             "head -c 200M /dev/zero > large".into(),
-            "ended after it filled its file system in memory (/tmp): its limit is 32 MiB",
+            "exited with code 1 after it filled its file system in memory (/tmp): its limit is 32 MiB",
         ),
         (
             "head -c 200M /dev/zero > /tmp/large; sleep 1000".into(),
             "was not ready in time and filled its file system in memory (/tmp)",
         ),
-        ("python3 -c 'bytearray(400 << 20)'".into(), "ended after it ran out of memory"),
+        ("python3 -c 'bytearray(400 << 20)'".into(), "after it ran out of memory"),
     ];
     let workloads = cases.map(|(command, words)| {
         let mut spec = world.workload(&app, &command);
