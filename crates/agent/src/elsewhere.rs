@@ -17,6 +17,7 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use selvedge_model::address::{plain, unreachable};
 use selvedge_model::manifest::UpstreamAddress;
+use selvedge_proxy::upstream::connect_any;
 use selvedge_proxy::{Connect, Stream, Upstream, UpstreamLimits};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -147,23 +148,20 @@ struct Place {
 
 impl Place {
     async fn open(&self) -> io::Result<TcpStream> {
-        let mut failure = io::Error::other("its name has no address");
+        let (mut allowed, mut refused) = (Vec::new(), None);
         for address in self.resolve().await? {
-            if let Some(why) = self.refusal(address.ip())? {
-                let ip = address.ip();
-                failure = io::Error::other(format!("{ip} may not be connected to: {why}"));
-                continue;
-            }
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    // Answers and frames are written whole; waiting for more only delays them.
-                    stream.set_nodelay(true)?;
-                    return Ok(stream);
+            match self.refusal(address.ip())? {
+                Some(why) => {
+                    let ip = address.ip();
+                    refused = Some(format!("{ip} may not be connected to: {why}"));
                 }
-                Err(error) => failure = error,
+                None => allowed.push(address),
             }
         }
-        Err(failure)
+        match refused {
+            Some(refused) if allowed.is_empty() => Err(io::Error::other(refused)),
+            _ => connect_any(allowed).await,
+        }
     }
 
     async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {

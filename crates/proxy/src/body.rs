@@ -111,6 +111,8 @@ pub(crate) enum RequestBody {
     Empty,
     /// As the client sends it.
     Streaming(Box<StreamingBody>),
+    /// Sent again: what was read of it before, and the rest.
+    Again(std::vec::IntoIter<Bytes>, Box<RequestBody>),
 }
 
 pub(crate) struct StreamingBody {
@@ -160,6 +162,14 @@ impl RequestBody {
             pace: Pace { rate: limits.min_body_rate, grace, waited: Duration::ZERO, since: None },
             received: Arc::clone(received),
         }))
+    }
+
+    /// A body of which some was taken, as it was before that.
+    pub(crate) fn again(taken: Vec<Bytes>, rest: Self) -> Self {
+        match taken.is_empty() {
+            true => rest,
+            false => Self::Again(taken.into_iter(), Box::new(rest)),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -223,6 +233,10 @@ impl Body for RequestBody {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Streaming(body) => body.poll(cx),
+            Self::Again(taken, rest) => match taken.next() {
+                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                None => Pin::new(rest.as_mut()).poll_frame(cx),
+            },
         }
     }
 
@@ -230,6 +244,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Streaming(body) => body.inner.is_end_stream(),
+            Self::Again(taken, rest) => taken.len() == 0 && rest.is_end_stream(),
         }
     }
 
@@ -237,6 +252,13 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Streaming(body) => body.inner.size_hint(),
+            Self::Again(taken, rest) => {
+                let known: u64 = taken.as_slice().iter().map(|data| data.len() as u64).sum();
+                match rest.size_hint().exact() {
+                    Some(left) => SizeHint::with_exact(known + left),
+                    None => SizeHint::default(),
+                }
+            }
         }
     }
 }

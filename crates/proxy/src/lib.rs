@@ -49,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 pub use cache::{CacheConfig, CacheScope, QueryRules};
 pub use limits::Limits;
 pub use snapshot::{AppView, Connect, EpochView, RouteTable, RouteView, Snapshot, Stream, Target};
-pub use upstream::{Upstream, UpstreamLimits};
+pub use upstream::{Upstream, UpstreamConfig, UpstreamLimits, UpstreamTls};
 
 /// How a proxy listens and what it tolerates.
 #[derive(Debug, Clone)]

@@ -1,37 +1,53 @@
 //! Connections to workloads: pooled, timed, and counted so that a drain knows when it is done.
 //!
-//! Workloads speak HTTP/1.1. A request is sent once, with one exception: when a connection from the
-//! pool turns out to be closed. Then it goes out again on a fresh one if not a byte of it can have
-//! been acted on, or if acting on it twice does no harm (an idempotent method without a body).
+//! Workloads speak HTTP/1.1; a server elsewhere may also speak HTTP/2, and both over TLS. A request
+//! is sent once, with two exceptions. When a connection that others used before turns out to be
+//! closed, it goes out again on another if not a byte of it can have been acted on, or if acting on
+//! it twice does no harm (an idempotent method without a body). And when an HTTP/2 server says that
+//! it has not looked at it, as one does that closes, as long as nothing of its body is gone.
 //!
 //! An upstream elsewhere may have several addresses. Requests go to each in turn; one that can't be
 //! connected to is passed over, and tried last for a while.
 
 mod body;
 mod count;
+mod error;
 mod http1;
+mod http2;
 mod lines;
 mod peer;
+mod tcp;
+mod tls;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::uri::Scheme;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::Connect;
-use crate::body::{Received, RequestBody, RequestBodyError};
+use crate::body::{Received, RequestBody};
 
 pub(crate) use body::WorkloadBody;
 pub(crate) use count::InFlight;
+pub(crate) use error::{Broken, UpstreamError};
+pub use tcp::{TcpConnect, connect_any};
+pub use tls::{ClientCertificate, Trust, UpstreamTls, UpstreamTlsError};
+
+use body::Inner;
 use count::{Counts, Kind};
-use http1::{Line, Unanswered};
+use http1::Line;
+use http2::{Place, Trunk};
 use lines::{IdleLimit, Lines};
 use peer::Peer;
+use tls::Tls;
+
+/// How often a request is sent at most, where it may be sent again.
+const TRIES: usize = 3;
 
 /// What a workload may do, in time and size.
 #[derive(Debug, Clone)]
@@ -69,6 +85,60 @@ impl Default for UpstreamLimits {
     }
 }
 
+/// Which HTTP an upstream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, with prior knowledge where there is no TLS (RFC 9113, section 3.3). WebSockets are
+    /// refused.
+    Http2,
+    /// What is agreed on in the TLS handshake (RFC 7301), HTTP/2 first; without TLS HTTP/1.1.
+    Either,
+}
+
+/// Everything about an upstream.
+#[derive(Clone)]
+pub struct UpstreamConfig {
+    /// Stands in errors and logs.
+    pub name: String,
+    /// One for each address.
+    pub connects: Vec<Arc<dyn Connect>>,
+    /// Sent as `host` in place of the client's own.
+    pub host: Option<HeaderValue>,
+    /// What it may do.
+    pub limits: UpstreamLimits,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// How TLS is spoken over the connections, if it is.
+    pub tls: Option<UpstreamTls>,
+}
+
+impl UpstreamConfig {
+    /// No address yet, HTTP/1.1, no TLS, and the default limits.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            connects: Vec::new(),
+            host: None,
+            limits: UpstreamLimits::default(),
+            protocol: Protocol::default(),
+            tls: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for UpstreamConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UpstreamConfig")
+            .field("name", &self.name)
+            .field("protocol", &self.protocol)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A workload as the proxy sees it, or a server elsewhere.
 pub struct Upstream {
     name: String,
@@ -76,6 +146,8 @@ pub struct Upstream {
     /// Counts requests, to begin each at another peer.
     turn: AtomicUsize,
     host: Option<HeaderValue>,
+    protocol: Protocol,
+    tls: Option<Tls>,
     limits: UpstreamLimits,
     counts: Arc<Counts>,
     /// Upgraded connections are to come to their end.
@@ -86,34 +158,6 @@ impl std::fmt::Debug for Upstream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Upstream").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-/// Why a workload gave no response.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UpstreamError {
-    #[error("it is answering as many requests as it may")]
-    Busy,
-    #[error("the connection was refused")]
-    Refused(#[source] io::Error),
-    #[error("no connection could be opened in time")]
-    ConnectTimeout,
-    #[error("the connection closed before the response")]
-    ClosedEarly(#[source] Broken),
-    #[error("the response's head is too large")]
-    HeadTooLarge,
-    #[error("the response is no valid HTTP")]
-    Malformed(#[source] Broken),
-    #[error("no response came in time")]
-    ResponseTimeout,
-    #[error(transparent)]
-    Request(RequestBodyError),
-}
-
-/// What broke a connection, as the library for its protocol says it.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Broken {
-    #[error(transparent)]
-    Http1(#[from] hyper::Error),
 }
 
 impl Upstream {
@@ -135,6 +179,22 @@ impl Upstream {
         host: Option<HeaderValue>,
         limits: UpstreamLimits,
     ) -> Self {
+        Self::of(UpstreamConfig { host, limits, connects, ..UpstreamConfig::named(name) }, None)
+    }
+
+    /// Makes an upstream. Reads the system's certificates where TLS is to trust them.
+    ///
+    /// # Errors
+    /// When the TLS settings are of no use.
+    pub fn build(config: UpstreamConfig) -> Result<Self, UpstreamTlsError> {
+        let host = config.host.as_ref().and_then(|host| host.to_str().ok());
+        let tls =
+            config.tls.as_ref().map(|tls| Tls::new(tls, host, config.protocol)).transpose()?;
+        Ok(Self::of(config, tls))
+    }
+
+    fn of(config: UpstreamConfig, tls: Option<Tls>) -> Self {
+        let UpstreamConfig { name, connects, host, limits, protocol, .. } = config;
         let idle = IdleLimit::new(limits.max_idle, limits.idle_timeout);
         let peer = |connect| Peer::new(connect, Arc::clone(&idle));
         Self {
@@ -142,6 +202,8 @@ impl Upstream {
             peers: connects.into_iter().map(peer).collect(),
             turn: AtomicUsize::new(0),
             host,
+            protocol,
+            tls,
             counts: Counts::new(&limits),
             limits,
             ending: CancellationToken::new(),
@@ -208,6 +270,9 @@ impl Upstream {
         received: &Received,
         upgrade: bool,
     ) -> Result<Response<WorkloadBody>, UpstreamError> {
+        if upgrade && self.protocol == Protocol::Http2 {
+            return Err(UpstreamError::NoUpgrade);
+        }
         let now = Instant::now();
         let deadline = now + self.limits.connect_timeout;
         let kind = if upgrade { Kind::Tunnel } else { Kind::Request };
@@ -223,37 +288,117 @@ impl Upstream {
         };
         for (tried, peer) in peers.iter().enumerate() {
             let lines = peer.lines();
-            if let Some(mut line) = lines.take(now) {
-                let again = replay(&request);
-                match line.exchange(request, received, &self.limits).await {
-                    Ok(response) => return Ok(self.answer(response, line, lines, in_flight)),
-                    Err(Unanswered { unsent: Some(unsent), .. }) => request = unsent,
-                    Err(Unanswered { error, unsent: None }) => match (error, again) {
-                        (UpstreamError::ClosedEarly(_), Some(again)) => request = again,
-                        (error, _) => return Err(error),
-                    },
+            // A connection that failed says something about others that were idle as long.
+            let mut fresh = false;
+            for left in (0..TRIES).rev() {
+                // Each address gets its share of the time: one that swallows everything must not
+                // use up the others'.
+                let share = |now| share(deadline, now, peers.len() - tried);
+                let link = match self.link(peer, &lines, (upgrade, fresh), now, share).await {
+                    Ok(link) => link,
+                    Err(error) => {
+                        peer.not_connected();
+                        failure = Some(error);
+                        break;
+                    }
+                };
+                let answer = match link {
+                    Link::Http1(line) => self.over_line(line, &lines, request, received).await,
+                    Link::Http2(place) => self.over_trunk(place, request, received).await,
+                };
+                match answer {
+                    Ok(response) => {
+                        let trailers = self.limits.max_header_bytes;
+                        return Ok(response.map(|it| WorkloadBody::new(it, trailers, in_flight)));
+                    }
+                    Err(Unanswered { again: Some(again), .. }) if left > 0 => request = again,
+                    Err(Unanswered { error, .. }) => return Err(error),
                 }
-            }
-            // Each address gets its share of the time: one that swallows everything must not use
-            // up the others'.
-            let left = deadline.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(peers.len() - tried).unwrap_or(1);
-            match self.open(peer, Instant::now() + share).await {
-                Ok(mut line) => {
-                    peer.connected();
-                    return match line.exchange(request, received, &self.limits).await {
-                        Ok(response) => Ok(self.answer(response, line, lines, in_flight)),
-                        Err(Unanswered { error, .. }) => Err(error),
-                    };
-                }
-                Err(error) => {
-                    peer.not_connected();
-                    failure = Some(error);
-                }
+                fresh = true;
             }
         }
         let none = || UpstreamError::Refused(io::Error::other("it has no address"));
         Err(failure.unwrap_or_else(none))
+    }
+
+    /// A connection for one request: an idle one, a place on one that is shared, or a new one.
+    async fn link(
+        &self,
+        peer: &Peer,
+        lines: &Arc<Lines>,
+        (upgrade, fresh): (bool, bool),
+        now: Instant,
+        share: impl Fn(Instant) -> Instant,
+    ) -> Result<Link, UpstreamError> {
+        let shared = !upgrade && self.protocol != Protocol::Http1 && peer.may_share();
+        let place = || shared.then(|| lines.place(now)).flatten().map(Link::Http2);
+        let idle = || (!fresh).then(|| lines.take(now)).flatten().map(Link::Http1);
+        if let Some(link) = place().or_else(idle) {
+            return Ok(link);
+        }
+        let deadline = share(Instant::now());
+        let _turn = match shared {
+            true => match timeout_at(deadline, lines.opening.acquire()).await {
+                Ok(turn) => turn.ok().filter(|_| peer.may_share()),
+                Err(_) => return Err(UpstreamError::ConnectTimeout),
+            },
+            false => None,
+        };
+        // Somebody else may have opened it meanwhile.
+        if let Some(link) = place() {
+            return Ok(link);
+        }
+        let opened = timeout_at(deadline, self.open(peer, upgrade)).await;
+        let opened = opened.map_err(|_| UpstreamError::ConnectTimeout)??;
+        peer.connected();
+        if !upgrade {
+            peer.shares(matches!(opened, Opened::Http2(_)));
+        }
+        match opened {
+            Opened::Http1(line) => Ok(Link::Http1(line)),
+            Opened::Http2(trunk) => {
+                lines.add(trunk, now).map(Link::Http2).ok_or(UpstreamError::Busy)
+            }
+        }
+    }
+
+    async fn open(&self, peer: &Peer, upgrade: bool) -> Result<Opened, UpstreamError> {
+        let stream = peer.connect.connect().await.map_err(UpstreamError::Refused)?;
+        let (stream, http2) = match &self.tls {
+            Some(tls) => tls.connect(stream, upgrade).await?,
+            None => (stream, self.protocol == Protocol::Http2),
+        };
+        match http2 {
+            true => Trunk::open(stream, &self.limits).await.map(Opened::Http2),
+            false if self.protocol == Protocol::Http2 => Err(UpstreamError::NoHttp2),
+            false => Line::open(stream, &self.limits).await.map(Opened::Http1),
+        }
+    }
+
+    async fn over_line(
+        &self,
+        mut line: Line,
+        lines: &Arc<Lines>,
+        request: Request<RequestBody>,
+        received: &Received,
+    ) -> Result<Response<Inner>, Unanswered> {
+        let response = line.exchange(request, received, &self.limits).await?;
+        line.stall.restart(self.limits.stall_timeout);
+        // An upgraded connection is no request's any more.
+        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let back = (!upgraded).then(|| (line, Arc::clone(lines)));
+        Ok(response.map(|body| Inner::Http1(body, back)))
+    }
+
+    async fn over_trunk(
+        &self,
+        place: Place,
+        request: Request<RequestBody>,
+        received: &Received,
+    ) -> Result<Response<Inner>, Unanswered> {
+        let scheme = if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        let response = place.exchange(request, &scheme, received, &self.limits).await?;
+        Ok(response.map(|body| Inner::Http2(Box::new(body))))
     }
 
     /// The peers, beginning with another one each time; those not well last.
@@ -264,43 +409,35 @@ impl Upstream {
         peers.sort_by_cached_key(|peer| !peer.is_well());
         peers
     }
-
-    async fn open(&self, peer: &Peer, deadline: Instant) -> Result<Line, UpstreamError> {
-        let stream = match timeout_at(deadline, peer.connect.connect()).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(UpstreamError::Refused(error)),
-            Err(_) => return Err(UpstreamError::ConnectTimeout),
-        };
-        Line::open(stream, &self.limits).await
-    }
-
-    fn answer(
-        &self,
-        response: Response<Incoming>,
-        mut line: Line,
-        lines: Arc<Lines>,
-        in_flight: InFlight,
-    ) -> Response<WorkloadBody> {
-        line.stall.restart(self.limits.stall_timeout);
-        // An upgraded connection is no request's any more.
-        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let back = (!upgraded).then_some((line, lines));
-        let trailers = self.limits.max_header_bytes;
-        response.map(|body| WorkloadBody::new(body, back, trailers, in_flight))
-    }
 }
 
-/// A copy of a request that may be sent twice (RFC 9110, section 9.2.2).
-fn replay(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE];
-    if !request.body().is_empty() || !idempotent.contains(request.method()) {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+/// A connection for one request.
+enum Link {
+    Http1(Line),
+    Http2(Place),
+}
+
+/// A new connection.
+enum Opened {
+    Http1(Line),
+    Http2(Trunk),
+}
+
+/// A request that was not answered.
+struct Unanswered {
+    error: UpstreamError,
+    /// The request, if it may be sent again.
+    again: Option<Request<RequestBody>>,
+}
+
+/// Until when one of `parts` that are left may take.
+fn share(deadline: Instant, now: Instant, parts: usize) -> Instant {
+    now + deadline.saturating_duration_since(now) / u32::try_from(parts).unwrap_or(1)
+}
+
+/// Whether it does no harm to do twice what the method says (RFC 9110, section 9.2.2).
+fn may_repeat(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)
 }
 
 #[cfg(test)]

@@ -439,43 +439,12 @@ fn not_stored() -> Fault {
 }
 
 fn fault(error: &UpstreamError, upstream: &Upstream, limits: &Limits) -> Fault {
-    let of = |status, kind, title: &'static str| Fault::workload(status, kind, title);
+    let (status, kind, title) = error.words();
     let fault = match error {
-        UpstreamError::Busy => {
-            of(StatusCode::SERVICE_UNAVAILABLE, "busy", "The app has too much to do").retry_after(1)
-        }
-        UpstreamError::Refused(_) => {
-            of(StatusCode::BAD_GATEWAY, "connect-refused", "The app can't be reached")
-        }
-        UpstreamError::ConnectTimeout => {
-            of(StatusCode::GATEWAY_TIMEOUT, "connect-timeout", "The app can't be reached")
-        }
-        UpstreamError::ClosedEarly(_) => {
-            of(StatusCode::BAD_GATEWAY, "closed-early", "The app hung up before it answered")
-        }
-        UpstreamError::HeadTooLarge => {
-            let title = "The app's answer has too large headers";
-            of(StatusCode::BAD_GATEWAY, "headers-too-large", title)
-        }
-        UpstreamError::Malformed(_) => {
-            of(StatusCode::BAD_GATEWAY, "malformed", "The app's answer is no valid HTTP")
-        }
-        UpstreamError::ResponseTimeout => {
-            of(StatusCode::GATEWAY_TIMEOUT, "response-timeout", "The app did not answer in time")
-        }
         UpstreamError::Request(RequestBodyError::TooLarge) => check::too_large(limits),
-        UpstreamError::Request(RequestBodyError::Stalled) => Fault::client(
-            StatusCode::REQUEST_TIMEOUT,
-            "body-stalled",
-            "The request's body did not arrive in time",
-            "Send it again.",
-        ),
-        UpstreamError::Request(RequestBodyError::Broken) => Fault::client(
-            StatusCode::BAD_REQUEST,
-            "body-broken",
-            "The request's body did not arrive whole",
-            "Send it again.",
-        ),
+        UpstreamError::Request(_) => Fault::client(status, kind, title, "Send it again."),
+        UpstreamError::Busy => Fault::workload(status, kind, title).retry_after(1),
+        _ => Fault::workload(status, kind, title),
     };
     fault.detail(format!("{}: {}", upstream.name(), Chain(error)))
 }

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use super::Broken;
 use super::count::InFlight;
 use super::http1::Line;
+use super::http2::Http2Body;
 use super::lines::Lines;
 use crate::forward;
 
@@ -26,28 +27,28 @@ pub(crate) enum WorkloadBodyError {
 }
 
 /// The body of a workload's response, trailers included. Its connection is free for the next
-/// request when the body has ended; a body that is dropped before takes its connection along.
+/// request when the body has ended. A body that is dropped before ends its connection, or where
+/// others use that too, its stream.
 pub(crate) struct WorkloadBody {
-    inner: Incoming,
-    /// The connection and where it goes back to.
-    back: Option<(Line, Arc<Lines>)>,
+    inner: Inner,
     max_trailer_bytes: usize,
     failure: Option<&'static str>,
     in_flight: InFlight,
 }
 
+pub(super) enum Inner {
+    /// The connection goes back to the others; none for one that was upgraded.
+    Http1(Incoming, Option<(Line, Arc<Lines>)>),
+    Http2(Box<Http2Body>),
+    /// A stream that has ended.
+    Ended,
+}
+
 impl WorkloadBody {
-    /// `back` is none for a connection that is another protocol's from here on.
-    pub(super) fn new(
-        inner: Incoming,
-        back: Option<(Line, Arc<Lines>)>,
-        max_trailer_bytes: usize,
-        in_flight: InFlight,
-    ) -> Self {
-        let upgraded = back.is_none();
-        let mut body = Self { inner, back, max_trailer_bytes, failure: None, in_flight };
-        if body.inner.is_end_stream() && !upgraded {
-            body.give_back();
+    pub(super) fn new(inner: Inner, max_trailer_bytes: usize, in_flight: InFlight) -> Self {
+        let mut body = Self { inner, max_trailer_bytes, failure: None, in_flight };
+        if body.is_end_stream() && !matches!(body.inner, Inner::Http1(_, None)) {
+            body.end();
         }
         body
     }
@@ -63,11 +64,19 @@ impl WorkloadBody {
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.inner {
+            Inner::Http1(body, _) => body.is_end_stream(),
+            Inner::Http2(body) => body.is_end_stream(),
+            Inner::Ended => true,
+        }
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.inner {
+            Inner::Http1(body, _) => body.size_hint(),
+            Inner::Http2(body) => body.size_hint(),
+            Inner::Ended => SizeHint::with_exact(0),
+        }
     }
 
     /// The next frame: data, or trailers without what may only stand in a head.
@@ -75,40 +84,56 @@ impl WorkloadBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, WorkloadBodyError>>> {
-        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => {
-                if let Some((line, _)) = &mut self.back {
-                    ready!(line.stall.poll(cx));
-                    return self.fail("body-stalled", WorkloadBodyError::Stalled);
-                }
-                return Poll::Pending;
-            }
-        };
-        if let Some((line, _)) = &mut self.back {
-            line.stall.progress();
-        }
-        match frame {
-            None => {
-                self.give_back();
+        match ready!(self.poll_inner(cx)) {
+            Ok(None) => {
+                self.end();
                 Poll::Ready(None)
             }
-            Some(Err(error)) => {
-                let error = WorkloadBodyError::ClosedEarly(error.into());
-                self.fail("body-closed-early", error)
-            }
-            Some(Ok(mut frame)) => {
+            Ok(Some(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut()
                     && !forward::trailers(trailers, self.max_trailer_bytes)
                 {
                     let error = WorkloadBodyError::TrailersTooLarge;
                     return self.fail("trailers-too-large", error);
                 }
-                if self.inner.is_end_stream() {
-                    self.give_back();
+                if self.is_end_stream() {
+                    self.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
+            Err(Some(error)) => {
+                self.fail("body-closed-early", WorkloadBodyError::ClosedEarly(error))
+            }
+            Err(None) => self.fail("body-stalled", WorkloadBodyError::Stalled),
+        }
+    }
+
+    /// Fails with nothing when nothing came for too long.
+    fn poll_inner(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Frame<Bytes>>, Option<Broken>>> {
+        let (body, back) = match &mut self.inner {
+            Inner::Http1(body, back) => (body, back),
+            Inner::Http2(body) => {
+                return body.poll_frame(cx).map_err(|error| error.map(Broken::from));
+            }
+            Inner::Ended => return Poll::Ready(Ok(None)),
+        };
+        let stall = back.as_mut().map(|(line, _)| &mut line.stall);
+        let frame = Pin::new(body).poll_frame(cx);
+        match (frame, stall) {
+            (Poll::Ready(frame), stall) => {
+                if let Some(stall) = stall {
+                    stall.progress();
+                }
+                Poll::Ready(frame.transpose().map_err(|error| Some(error.into())))
+            }
+            (Poll::Pending, Some(stall)) => {
+                ready!(stall.poll(cx));
+                Poll::Ready(Err(None))
+            }
+            (Poll::Pending, None) => Poll::Pending,
         }
     }
 
@@ -121,10 +146,14 @@ impl WorkloadBody {
         Poll::Ready(Some(Err(error)))
     }
 
-    fn give_back(&mut self) {
-        if let Some((line, lines)) = self.back.take() {
-            self.in_flight.release();
-            lines.put(line);
+    fn end(&mut self) {
+        self.in_flight.release();
+        if let Inner::Http1(_, back) = &mut self.inner {
+            if let Some((line, lines)) = back.take() {
+                lines.put(line);
+            }
+        } else {
+            self.inner = Inner::Ended;
         }
     }
 }

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 
-use super::{Broken, UpstreamError, UpstreamLimits};
+use super::{Broken, Unanswered, UpstreamError, UpstreamLimits, may_repeat};
 use crate::body::{Received, RequestBody, Stall};
 use crate::snapshot::Stream;
 
@@ -21,14 +21,9 @@ const MAX_READ: usize = 256 << 10;
 /// request.
 pub(super) struct Line {
     sender: SendRequest<RequestBody>,
+    /// Other requests went by the connection before this.
+    reused: bool,
     pub(super) stall: Stall,
-}
-
-/// A request that was not answered.
-pub(super) struct Unanswered {
-    pub(super) error: UpstreamError,
-    /// The request, if none of it has been sent.
-    pub(super) unsent: Option<Request<RequestBody>>,
 }
 
 impl std::fmt::Debug for Line {
@@ -53,7 +48,7 @@ impl Line {
         // Ends when the sender is dropped, the workload closes, or the connection is upgraded. What
         // breaks it is told to the request that it breaks.
         tokio::spawn(connection.with_upgrades());
-        Ok(Self { sender, stall: Stall::new(limits.response_timeout) })
+        Ok(Self { sender, reused: false, stall: Stall::new(limits.response_timeout) })
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -75,7 +70,7 @@ impl Line {
         received: &Received,
         limits: &UpstreamLimits,
     ) -> Result<Response<Incoming>, Unanswered> {
-        let Self { sender, stall } = self;
+        let Self { sender, reused, stall } = self;
         // What TE says is said to the next hop only (RFC 9110, section 10.1.4).
         let headers = request.headers_mut();
         if headers.contains_key(CONNECTION) {
@@ -85,6 +80,8 @@ impl Line {
             headers.insert(CONNECTION, HeaderValue::from_static("te"));
         }
         stall.restart(limits.response_timeout);
+        // A connection that was idle may be closed while the request is on its way.
+        let mut replay = std::mem::replace(reused, true).then(|| replay(&request)).flatten();
         let mut response = pin!(sender.try_send_request(request));
         let mut seen = received.bytes();
         poll_fn(|cx| {
@@ -92,14 +89,17 @@ impl Line {
                 if let Poll::Ready(result) = response.as_mut().poll(cx) {
                     return Poll::Ready(result.map_err(|mut failure| {
                         let unsent = failure.take_message();
-                        Unanswered { error: classify(failure.into_error(), received), unsent }
+                        let error = classify(failure.into_error(), received);
+                        let closed = matches!(error, UpstreamError::ClosedEarly(_));
+                        let again = unsent.or_else(|| replay.take().filter(|_| closed));
+                        Unanswered { error, again }
                     }));
                 }
                 ready!(stall.poll(cx));
                 let now = received.bytes();
                 if now == seen {
                     let error = UpstreamError::ResponseTimeout;
-                    return Poll::Ready(Err(Unanswered { error, unsent: None }));
+                    return Poll::Ready(Err(Unanswered { error, again: None }));
                 }
                 seen = now;
                 stall.restart(limits.response_timeout);
@@ -119,4 +119,17 @@ fn classify(error: hyper::Error, received: &Received) -> UpstreamError {
     } else {
         UpstreamError::ClosedEarly(Broken::from(error))
     }
+}
+
+/// A copy of a request that may be sent twice.
+fn replay(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    if !request.body().is_empty() || !may_repeat(request.method()) {
+        return None;
+    }
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    Some(copy)
 }

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::http1::Line;
+use super::http2::{Place, Trunk};
 
 /// How long a connection may take to be ready after its response has ended: the rest of a request
 /// body that the workload did not wait for may still be going out.
@@ -30,21 +32,25 @@ impl IdleLimit {
 #[derive(Debug)]
 pub(super) struct Lines {
     limit: Arc<IdleLimit>,
-    /// HTTP/1.1.
     idle: Mutex<Idle>,
+    /// One connection at a time is opened where requests share them, so that those who come
+    /// together find the first one's.
+    pub(super) opening: Semaphore,
 }
 
 #[derive(Debug, Default)]
 struct Idle {
-    /// Oldest first.
+    /// HTTP/1.1, without a request; oldest first.
     lines: VecDeque<(Instant, Line)>,
+    /// HTTP/2, with requests or without.
+    trunks: Vec<Trunk>,
     /// Whether a task is removing what is too old.
     swept: bool,
 }
 
 impl Lines {
     pub(super) fn new(limit: Arc<IdleLimit>) -> Arc<Self> {
-        Arc::new(Self { limit, idle: Mutex::default() })
+        Arc::new(Self { limit, idle: Mutex::default(), opening: Semaphore::new(1) })
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
@@ -61,6 +67,28 @@ impl Lines {
             }
         }
         None
+    }
+
+    /// A place on a connection that requests share.
+    pub(super) fn place(&self, now: Instant) -> Option<Place> {
+        let mut idle = self.idle();
+        idle.trunks.retain(|trunk| !trunk.has_ended());
+        idle.trunks.iter_mut().find_map(|trunk| trunk.place(now, true))
+    }
+
+    /// Adds a connection that requests share, and takes the first place on it.
+    pub(super) fn add(self: &Arc<Self>, mut trunk: Trunk, now: Instant) -> Option<Place> {
+        let mut idle = self.idle();
+        let place = trunk.place(now, false);
+        idle.trunks.push(trunk);
+        self.sweep(&mut idle);
+        place
+    }
+
+    fn sweep(self: &Arc<Self>, idle: &mut Idle) {
+        if !std::mem::replace(&mut idle.swept, true) {
+            tokio::spawn(sweep(Arc::downgrade(self), self.limit.keep));
+        }
     }
 
     /// Takes a connection back whose response has ended.
@@ -87,9 +115,7 @@ impl Lines {
             }
         }
         idle.lines.push_back((Instant::now(), line));
-        if !std::mem::replace(&mut idle.swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(self), self.limit.keep));
-        }
+        self.sweep(&mut idle);
     }
 
     /// Removes what is too old; true when nothing is left.
@@ -99,8 +125,10 @@ impl Lines {
             idle.lines.pop_front();
             self.limit.now.fetch_sub(1, Ordering::Relaxed);
         }
-        idle.swept = !idle.lines.is_empty();
-        idle.lines.is_empty()
+        let keep = self.limit.keep;
+        idle.trunks.retain_mut(|trunk| !trunk.has_ended() && !trunk.is_idle(keep));
+        idle.swept = !idle.lines.is_empty() || !idle.trunks.is_empty();
+        !idle.swept
     }
 }
 

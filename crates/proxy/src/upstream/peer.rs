@@ -26,6 +26,8 @@ pub(super) struct Peer {
     failed: AtomicU64,
     /// Somebody who looks from time to time has found it wanting.
     unwell: AtomicBool,
+    /// The last connection was one that requests do not share.
+    alone: AtomicBool,
 }
 
 impl Peer {
@@ -37,6 +39,7 @@ impl Peer {
             start: Instant::now(),
             failed: AtomicU64::new(0),
             unwell: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
         }
     }
 
@@ -58,6 +61,15 @@ impl Peer {
             all
         });
         of(&self.lines.load()).unwrap_or(new)
+    }
+
+    /// Whether requests may share connections, as far as is known.
+    pub(super) fn may_share(&self) -> bool {
+        !self.alone.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn shares(&self, shares: bool) {
+        self.alone.store(!shares, Ordering::Relaxed);
     }
 
     pub(super) fn set_well(&self, well: bool) {

@@ -63,13 +63,13 @@ impl Client {
         }
     }
 
-    async fn h1(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+    pub(crate) async fn h1(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Self::H1(sender)
     }
 
-    async fn h2(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+    pub(crate) async fn h2(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         let executor = TokioExecutor::new();
         let (sender, connection) = http2::handshake(executor, TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);

@@ -9,6 +9,8 @@ mod files;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod http2_upstreams;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod pins;
@@ -18,6 +20,8 @@ mod redirects;
 mod serving;
 #[cfg(test)]
 mod site;
+#[cfg(test)]
+mod tls_upstreams;
 #[cfg(test)]
 mod trailers;
 #[cfg(test)]
