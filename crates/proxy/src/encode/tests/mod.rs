@@ -1,0 +1,4 @@
+//! Heads by table, bodies by real decoders.
+
+mod bodies;
+mod heads;
