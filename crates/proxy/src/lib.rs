@@ -23,6 +23,7 @@ mod fields;
 pub mod files;
 mod floor;
 mod forward;
+pub mod graphql;
 mod limits;
 mod listener;
 mod locate;
