@@ -23,16 +23,39 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 pub(crate) const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What clients may not tell a workload, since it would take it for our word; `proxy` because CGI
-/// makes `HTTP_PROXY` of it (CVE-2016-5385).
-const FORGEABLE: [HeaderName; 6] = [
-    HeaderName::from_static("x-forwarded-port"),
-    X_FORWARDED_PREFIX,
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-forwarded-ssl"),
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("proxy"),
+/// What clients may not tell a workload, beside `x-forwarded-*`, since it would take it for our word:
+/// who the client is, what it asked for, and `proxy` because CGI makes `HTTP_PROXY` of it
+/// (CVE-2016-5385).
+const FORGEABLE: [&str; 9] = [
+    "front-end-https",
+    "proxy",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+    "x-url-scheme",
 ];
+
+const X_FORWARDED: &str = "x-forwarded-";
+
+/// Whether a workload would take a field for our word. Programs behind CGI and its heirs can't tell
+/// `_` from `-`.
+fn is_forgeable(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    // Most names need no closer look.
+    if !matches!(name.as_bytes().first(), Some(b'f' | b'p' | b't' | b'x')) {
+        return false;
+    }
+    FORGEABLE.iter().any(|forged| reads_as(name, forged))
+        || name.get(..X_FORWARDED.len()).is_some_and(|start| reads_as(start, X_FORWARDED))
+}
+
+fn reads_as(name: &str, forged: &str) -> bool {
+    name.len() == forged.len()
+        && name.bytes().zip(forged.bytes()).all(|(a, b)| a == b || (a == b'_' && b == b'-'))
+}
 
 /// Fields that frame, route, authenticate or control a message, and so can't come after it (RFC
 /// 9110, section 6.5.1).
@@ -68,7 +91,7 @@ const NO_TRAILERS: [HeaderName; 28] = [
 ];
 /// What begins so can't come after a message either: conditions, what proxies say to each other,
 /// and our own.
-const NO_TRAILER_PREFIXES: [&str; 4] = ["if-", "proxy-", "selvedge-", "x-forwarded-"];
+const NO_TRAILER_PREFIXES: [&str; 3] = ["if-", "proxy-", "selvedge-"];
 
 /// Removes what concerns only the connection that a message came by (RFC 9110, section 7.6.1).
 /// With them goes any upgrade; who allows one puts it back.
@@ -122,7 +145,7 @@ pub(crate) fn trailers(trailers: &mut HeaderMap, max_bytes: usize) -> bool {
     }
     let misplaced = |name: &&HeaderName| {
         NO_TRAILERS.contains(name)
-            || FORGEABLE.contains(name)
+            || is_forgeable(name)
             || NO_TRAILER_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
     };
     let misplaced: Vec<HeaderName> = trailers.keys().filter(misplaced).cloned().collect();
@@ -144,7 +167,8 @@ pub(crate) fn to_workload(
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    for name in FORGEABLE {
+    let forged: Vec<HeaderName> = headers.keys().filter(|it| is_forgeable(it)).cloned().collect();
+    for name in forged {
         headers.remove(name);
     }
     // The client's connection has dealt with the expectation; proxies' credentials are for us.
@@ -220,6 +244,14 @@ mod tests {
                 ("forwarded", "for=evil"),
                 ("x-real-ip", "203.0.113.9"),
                 ("proxy", "http://evil"),
+                ("x_forwarded_for", "203.0.113.9"),
+                ("X-Forwarded_For", "203.0.113.9"),
+                ("x_real_ip", "203.0.113.9"),
+                ("x-forwarded-user", "root"),
+                ("x-original-url", "/admin"),
+                ("x-rewrite-url", "/admin"),
+                ("true-client-ip", "203.0.113.9"),
+                ("x-forwardedness", "kept"),
                 ("accept", "text/html"),
             ],
         );
@@ -229,7 +261,12 @@ mod tests {
         assert_eq!(headers["forwarded"], "for=192.0.2.1;host=\"Shop.test:8443\";proto=https");
         assert_eq!(headers[HOST], "Shop.test:8443");
         assert_eq!(headers["accept"], "text/html");
-        assert!(!headers.contains_key("x-real-ip") && !headers.contains_key("proxy"));
+        assert_eq!(headers["x-forwardedness"], "kept");
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        let ours = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+        let kept = ["accept", "forwarded", "host", "via"];
+        assert_eq!(names, [&kept[..], &ours, &["x-forwardedness"]].concat());
         let headers = forwarded("[2001:db8::1]:5000", &[]);
         assert!(headers["forwarded"].to_str().unwrap().starts_with("for=\"[2001:db8::1]\";"));
     }

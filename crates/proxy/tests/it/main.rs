@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod downgrade;
+#[cfg(test)]
 mod elsewhere;
 #[cfg(test)]
 mod files;
