@@ -35,6 +35,7 @@ mod record;
 mod redirect;
 mod service;
 pub mod snapshot;
+pub mod standalone;
 mod tls;
 mod trace;
 mod tunnel;

@@ -68,6 +68,8 @@ pub(crate) enum Verb {
   selvedge check
   selvedge check shop --json")]
     Check(Check),
+    /// Run the HTTP proxy and cache alone, before a server of your own.
+    Proxy(crate::verbs::proxy::ProxyArgs),
     /// Print the JSON schema of selvedge.toml, which editors check and complete it by.
     Schema(crate::verbs::schema::Schema),
     /// Show what a push would change: apps, configuration, files, commands, hosts, sites.

@@ -81,8 +81,8 @@ fn end(outcome: Outcome, terminal: Terminal) -> ExitCode {
 
 fn run(cli: Cli, terminal: Terminal) -> Outcome {
     // The supervisor's children end with the thread that started them, so it must be the main
-    // thread; it does little enough for one.
-    let single = matches!(cli.verb, Verb::Dev(_) | Verb::Demo(_));
+    // thread; it does little enough for one. A proxy has threads of its own.
+    let single = matches!(cli.verb, Verb::Dev(_) | Verb::Demo(_) | Verb::Proxy(_));
     let mut builder = if single {
         tokio::runtime::Builder::new_current_thread()
     } else {

@@ -21,7 +21,7 @@ pub(crate) async fn interrupted() {
 /// What goes on when Ctrl-C ends a verb; `None` for those that end in their own order.
 pub(crate) fn words_after_interrupt(verb: &Verb) -> Option<&'static str> {
     match verb {
-        Verb::Dev(_) | Verb::Demo(_) | Verb::Control(_) | Verb::Agent(_) => None,
+        Verb::Dev(_) | Verb::Demo(_) | Verb::Control(_) | Verb::Agent(_) | Verb::Proxy(_) => None,
         // Ctrl-C is how one stops to follow, and nothing to talk about: the system's way will do.
         Verb::Logs(_) => None,
         Verb::Deploy(_) | Verb::Rollback(_) | Verb::Apps(_) => {

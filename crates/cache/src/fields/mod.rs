@@ -54,10 +54,12 @@ pub(crate) fn expires(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// `age` in seconds: the first member counts, and what is no number is ignored
-/// (RFC 9111, section 5.1).
+/// (RFC 9111, section 5.1). Of what only begins as one (`7200.0`, `7200;x`) the beginning is taken:
+/// to think a response older than it is does no harm.
 pub(crate) fn age(headers: &HeaderMap) -> Option<u64> {
-    let line = first(headers, &AGE)?;
-    delta_seconds(line.split(',').next()?.trim())
+    let line = first(headers, &AGE)?.trim();
+    let end = line.find(|c: char| !c.is_ascii_digit()).unwrap_or(line.len());
+    delta_seconds(line.get(..end)?)
 }
 
 #[cfg(test)]
@@ -99,7 +101,8 @@ mod tests {
             (&["7200", "0"], Some(7200)),
             (&["abc"], None),
             (&["-7200"], None),
-            (&["7200.0"], None),
+            (&["7200.0"], Some(7200)),
+            (&["7200;a=1"], Some(7200)),
             (&[], None),
         ] {
             assert_eq!(age(&with(AGE, values)), expected, "{values:?}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::upgrade::OnUpgrade;
 use selvedge_cache::object::Object;
 use selvedge_cache::policy::{invalidated, validators};
@@ -26,6 +26,9 @@ use crate::{Limits, check, forward, pins, probe};
 const MAX_HOPS: usize = 8;
 /// What this cache is called in `cache-status`.
 const CACHE_NAME: &str = "selvedge";
+/// What a server is told of this cache (W3C Edge Architecture 1.0).
+const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
+const CAPABILITY: &str = "selvedge=\"Surrogate/1.0\"";
 /// How long a request waits for the answer of another one to begin, before it goes out itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Where a range that begins after this many bytes is passed on: a client that seeks far into
@@ -293,6 +296,7 @@ impl Asked {
         for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_RANGE, RANGE] {
             headers.remove(name);
         }
+        headers.append(SURROGATE_CAPABILITY, HeaderValue::from_static(CAPABILITY));
         for (name, value) in stored.iter().flat_map(|stored| validators(&stored.headers)) {
             headers.insert(name, value.clone());
         }

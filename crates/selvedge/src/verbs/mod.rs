@@ -13,6 +13,7 @@ pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod ops;
 pub(crate) mod plan;
+pub(crate) mod proxy;
 mod ps;
 mod releases;
 pub(crate) mod remote;
@@ -45,6 +46,7 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
         }
         Verb::Demo(demo) => demo::run(demo, terminal).await,
         Verb::Check(check) => check::run(&check, terminal),
+        Verb::Proxy(args) => proxy::run(args, terminal).await,
         Verb::Schema(schema) => schema::run(&schema, terminal),
         Verb::Init(init) => init::run(&init, terminal),
         Verb::Plan(plan) => plan::run(plan, &connection, terminal).await,
