@@ -70,15 +70,15 @@ fn cache_scope(
     if !matches!(target, Target::Workload(_)) {
         return None;
     }
+    let app = release.app.name.as_str().as_bytes();
     let shape = release.shape(&route.service)?;
     let rewrite = route.rewrite.as_ref().map(|rewrite| format!("{} {rewrite}", route.path));
     let components = [
-        release.app.name.as_str().as_bytes(),
         environment.as_str().as_bytes(),
         shape.as_bytes(),
         rewrite.as_deref().unwrap_or_default().as_bytes(),
     ];
-    Some(Arc::new(CacheScope::new(&components, QueryRules::default())))
+    Some(Arc::new(CacheScope::new(app, &components, QueryRules::default())))
 }
 
 /// What the proxy may answer for an app: the shown epochs, less those older than `floor`, which is

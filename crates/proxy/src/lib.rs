@@ -49,8 +49,9 @@ use selvedge_telemetry::access::AccessLog;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-pub use cache::{CacheConfig, CacheScope, QueryRules};
+pub use cache::{CacheConfig, CacheHandle, CacheScope, QueryRules};
 pub use limits::Limits;
 pub use snapshot::{AppView, Connect, EpochView, RouteTable, RouteView, Snapshot, Stream, Target};
 pub use upstream::{Upstream, UpstreamConfig, UpstreamLimits, UpstreamTls};
@@ -113,10 +114,18 @@ impl Proxy {
         self.https.1
     }
 
+    /// Its cache, if it has one.
+    pub fn cache(&self) -> Option<CacheHandle> {
+        self.server.shared().cache.as_ref().map(cache::Cache::handle)
+    }
+
     /// Serves until `token` is cancelled, then finishes what is under way, bounded by
     /// [`Limits::drain_timeout`].
     pub async fn run(self, token: CancellationToken) {
+        let cache = self.server.shared().cache.clone();
+        let sweep = cache.map(|cache| AbortOnDropHandle::new(tokio::spawn(cache.sweep())));
         self.server.run(self.http.0, self.https.0, token).await;
+        drop(sweep);
     }
 }
 

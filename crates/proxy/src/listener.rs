@@ -119,6 +119,10 @@ impl Server {
         }
     }
 
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Serves both listeners until `token` is cancelled, then drains, bounded.
     pub(crate) async fn run(self, http: TcpListener, https: TcpListener, token: CancellationToken) {
         tokio::select! {

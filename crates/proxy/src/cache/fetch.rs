@@ -9,15 +9,17 @@ use std::time::Duration;
 use http::header::{CONTENT_LENGTH, DATE, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
+use selvedge_cache::key::Key;
 use selvedge_cache::object::{Body, Object};
 use selvedge_cache::policy::{Failure, Freshness, NoStore, Times, Vary, freshen, storable, trim};
+use selvedge_cache::purge::{Tags, Ticket};
 use selvedge_cache::status::{CacheStatus, Forwarded};
 use tokio_util::sync::CancellationToken;
 
 use super::fills::{Coming, Lead, Outcome};
 use super::lookup::{Asking, variant_key};
 use super::serve::measured;
-use super::shelf::Entry;
+use super::shelf::{About, Entry, What};
 use super::stream::{Broken, Stream, StreamBody};
 use crate::body::{Received, RequestBody};
 use crate::forward;
@@ -32,6 +34,8 @@ const PASS_MS: u64 = 10_000;
 pub(crate) struct Fetch {
     pub(crate) lead: Lead,
     pub(crate) asking: Asking,
+    /// What is asked for.
+    pub(crate) about: Arc<About>,
     /// The client's own head: what is stored depends on it.
     pub(crate) head: Parts,
     /// What is sent.
@@ -61,16 +65,20 @@ pub(crate) enum Fetched {
 impl Fetch {
     /// Sends the request, and has the response stored if it may be.
     pub(crate) async fn run(self) -> Result<Fetched, UpstreamError> {
-        let Self { lead, asking, head, request, upstream, in_flight, stored, reason, left } = self;
+        let Self { lead, asking, about, head, request, .. } = self;
+        let (upstream, in_flight) = (self.upstream, self.in_flight);
+        let (stored, reason, left) = (self.stored, self.reason, self.left);
         let cache = Arc::clone(&lead.cache);
         let received = Received::default();
+        // Before anything is asked: what is purged from now on purges what comes of this.
+        let ticket = cache.shelf.purger.ticket();
         let asked_ms = cache.now_ms();
         let result = tokio::select! {
             result = upstream.send(in_flight, request, &received, false) => result,
             () = unwanted(&lead, &left) => return Err(UpstreamError::ResponseTimeout),
         };
         let times = Times { asked_ms, received_ms: cache.now_ms() };
-        let answer = Answered { lead, asking, head, stored, reason, times };
+        let answer = Answered { lead, asking, about, ticket, head, stored, reason, times };
         match result {
             Ok(response) => Ok(answer.came(response)),
             Err(error) => answer.failed(error),
@@ -94,6 +102,8 @@ async fn unwanted(lead: &Lead, left: &CancellationToken) {
 struct Answered {
     lead: Lead,
     asking: Asking,
+    about: Arc<About>,
+    ticket: Ticket,
     head: Parts,
     stored: Option<Arc<Object>>,
     reason: Forwarded,
@@ -146,7 +156,13 @@ impl Answered {
         let decided = storable(&cache.policy, &self.head, status, response.headers(), self.times);
         let too_large = length.is_some_and(|length| length > cache.max_object);
         match decided {
-            Ok(freshness) if !too_large && !self.lead.is_void() => self.coming(response, freshness),
+            Ok(freshness) if !too_large && !self.lead.is_void() => {
+                match Tags::of(response.headers()) {
+                    Ok(tags) => self.coming(response, freshness, tags),
+                    // A purge would miss it.
+                    Err(_) => self.alone(response, None),
+                }
+            }
             decided => self.alone(response, decided.err()),
         }
     }
@@ -158,7 +174,10 @@ impl Answered {
         if why.is_some_and(|why| why != NoStore::Authorization) || why.is_none() {
             let until = self.times.received_ms + PASS_MS;
             if self.stored.is_none() {
-                cache.shelf.put(&self.asking.key, Entry::Pass(until));
+                let about = Arc::clone(&self.about);
+                let entry =
+                    Entry::new(What::Pass(until), about, Tags::default(), self.ticket.stamp());
+                cache.shelf.put(self.asking.key(), entry);
             }
         }
         self.lead.over(Outcome::Alone);
@@ -176,7 +195,8 @@ impl Answered {
         let mut dated = headers.clone();
         dated.extend(age.map(|age| (http::header::AGE, age)));
         let decided = storable(&cache.policy, &self.head, object.status, &dated, self.times);
-        let keep = decided.is_ok() && !self.lead.is_void();
+        let tags = Tags::of(&headers);
+        let keep = decided.is_ok() && tags.is_ok() && !self.lead.is_void();
         let object = Arc::new(Object {
             status: object.status,
             headers,
@@ -188,8 +208,13 @@ impl Answered {
             }),
         });
         match keep {
-            true => cache.shelf.put(&self.asking.key, Entry::Object(Arc::clone(&object))),
-            false => cache.shelf.remove(&self.asking.key),
+            true => {
+                let what = What::Object(Arc::clone(&object));
+                let (about, stamp) = (Arc::clone(&self.about), self.ticket.stamp());
+                let entry = Entry::new(what, about, tags.unwrap_or_default(), stamp);
+                cache.shelf.put(self.asking.key(), entry);
+            }
+            false => cache.shelf.remove(self.asking.key()),
         }
         self.lead.over(Outcome::Stored);
         let status = CacheStatus::Forwarded {
@@ -203,7 +228,7 @@ impl Answered {
     }
 
     /// A response that may be stored: it goes to the cache and to who asked at once.
-    fn coming(self, response: Response<WorkloadBody>, freshness: Freshness) -> Fetched {
+    fn coming(self, response: Response<WorkloadBody>, freshness: Freshness, tags: Tags) -> Fetched {
         let cache = Arc::clone(&self.lead.cache);
         let vary = Vary::of(response.headers());
         let (head, body) = response.into_parts();
@@ -213,7 +238,8 @@ impl Answered {
         let shareable = freshness.remaining_ms(self.times.received_ms) > 0 && !freshness.must_ask();
         let (key, variant) = match vary {
             Vary::On(names) => {
-                let variants = cache.shelf.variants(&self.asking.primary, names.clone());
+                let stamp = self.ticket.stamp();
+                let variants = cache.shelf.variants(&self.about, names.clone(), stamp);
                 let key = variant_key(&self.asking.primary, &variants, &self.head.headers);
                 (key.clone(), Some((names, key)))
             }
@@ -237,7 +263,8 @@ impl Answered {
             collapsed: false,
             detail: None,
         };
-        let filling = Filling { lead: self.lead, key, coming, gathered: 0 };
+        let Self { lead, about, ticket, .. } = self;
+        let filling = Filling { lead, key, about, tags, ticket, coming, gathered: 0 };
         tokio::spawn(filling.run(body));
         Fetched::Coming(Response::from_parts(head, reader), status)
     }
@@ -251,7 +278,10 @@ fn announced(response: &Response<WorkloadBody>) -> Option<u64> {
 /// A body on its way into the cache.
 struct Filling {
     lead: Lead,
-    key: selvedge_cache::key::Key,
+    key: Key,
+    about: Arc<About>,
+    tags: Tags,
+    ticket: Ticket,
     coming: Arc<Coming>,
     /// Bytes that are counted as gathered.
     gathered: u64,
@@ -310,7 +340,10 @@ impl Filling {
         measured(&mut headers, head.status, body.size());
         let object =
             Object { status: head.status, headers, body, freshness: head.freshness.clone() };
-        self.lead.cache.shelf.put(&self.key, Entry::Object(Arc::new(object)));
+        let what = What::Object(Arc::new(object));
+        let (about, tags, stamp) =
+            (Arc::clone(&self.about), self.tags.clone(), self.ticket.stamp());
+        self.lead.cache.shelf.put(&self.key, Entry::new(what, about, tags, stamp));
     }
 }
 

@@ -12,15 +12,15 @@ use selvedge_cache::object::Object;
 use selvedge_cache::policy::{Reuse, Wish, is_for_origin, is_lookup, variant};
 use selvedge_cache::status::Forwarded;
 
-use super::shelf::{Entry, Variants};
+use super::shelf::{Variants, What};
 use super::{Cache, CacheScope};
 
 /// A request as the cache sees it.
 pub(crate) struct Asking {
     /// The key of what is asked for.
     pub(crate) primary: Key,
-    /// The key of the variant that the request selects, as far as is known.
-    pub(crate) key: Key,
+    /// The key of the variant that the request selects, where there are several.
+    variant: Option<Key>,
     /// What it asks of the cache.
     pub(crate) wish: Wish,
 }
@@ -60,13 +60,18 @@ impl Asking {
         }
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let primary = scope.key(scheme, authority, target);
-        Some(Self { key: primary.clone(), primary, wish: Wish::of(&head.headers) })
+        Some(Self { primary, variant: None, wish: Wish::of(&head.headers) })
+    }
+
+    /// The key of what it selects, as far as is known.
+    pub(crate) fn key(&self) -> &Key {
+        self.variant.as_ref().unwrap_or(&self.primary)
     }
 
     /// The key of the requests that this one may wait for: those with credentials only for such with
     /// the same.
     pub(crate) fn together(&self, headers: &HeaderMap) -> Key {
-        let mut key = self.key.clone();
+        let mut key = self.key().clone();
         for value in headers.get_all(AUTHORIZATION) {
             key.push(value.as_bytes());
         }
@@ -75,7 +80,7 @@ impl Asking {
 
     /// Narrows the key down to a variant's.
     fn select(&mut self, variants: &Variants, headers: &HeaderMap) {
-        self.key = variant_key(&self.primary, variants, headers);
+        self.variant = Some(variant_key(&self.primary, variants, headers));
     }
 }
 
@@ -89,25 +94,37 @@ pub(super) fn variant_key(primary: &Key, variants: &Variants, headers: &HeaderMa
 impl Cache {
     /// Looks for a stored response, and narrows the request's key down to its variant's.
     pub(crate) fn find(&self, asking: &mut Asking, headers: &HeaderMap, now_ms: u64) -> Found {
-        let (entry, miss) = match self.shelf.get(&asking.primary) {
-            Some(Entry::Varies(variants)) => {
-                asking.select(&variants, headers);
-                (self.shelf.get(&asking.key), Forwarded::VaryMiss)
-            }
-            entry => (entry, Forwarded::UriMiss),
+        let mut miss = Forwarded::UriMiss;
+        let mut found = self.shelf.get(&asking.primary);
+        if let Some((entry, _)) = &found
+            && let What::Varies(variants) = entry.what()
+        {
+            asking.select(variants, headers);
+            found = self.shelf.get(asking.key());
+            miss = Forwarded::VaryMiss;
+        }
+        let Some((entry, is_purged)) = found else { return Found::Miss(miss) };
+        let object = match entry.what() {
+            What::Object(object) => Arc::clone(object),
+            What::Pass(until) if now_ms < *until => return Found::Pass,
+            What::Pass(_) | What::Varies(_) => return Found::Miss(miss),
         };
-        match entry {
-            Some(Entry::Object(object)) => {
+        let (remaining_ms, reuse) = match is_purged {
+            false => {
                 let remaining_ms = object.freshness.remaining_ms(now_ms);
-                match asking.wish.reuse(&object.freshness, now_ms) {
-                    Reuse::Fresh => Found::Hit { object, remaining_ms: remaining_ms.max(1) },
-                    Reuse::WhileAsking => Found::Hit { object, remaining_ms },
-                    Reuse::Stale => Found::Stale(object, Forwarded::Stale),
-                    Reuse::Asked => Found::Stale(object, Forwarded::Request),
-                }
+                (remaining_ms, asking.wish.reuse(&object.freshness, now_ms))
             }
-            Some(Entry::Pass(until)) if now_ms < until => Found::Pass,
-            _ => Found::Miss(miss),
+            true => {
+                let mut freshness = object.freshness.clone();
+                freshness.expire(now_ms);
+                (freshness.remaining_ms(now_ms), asking.wish.reuse(&freshness, now_ms))
+            }
+        };
+        match reuse {
+            Reuse::Fresh => Found::Hit { object, remaining_ms: remaining_ms.max(1) },
+            Reuse::WhileAsking => Found::Hit { object, remaining_ms },
+            Reuse::Stale => Found::Stale(object, Forwarded::Stale),
+            Reuse::Asked => Found::Stale(object, Forwarded::Request),
         }
     }
 

@@ -6,6 +6,7 @@
 mod body;
 mod fetch;
 mod fills;
+mod handle;
 mod lookup;
 mod scope;
 mod serve;
@@ -21,9 +22,11 @@ use tokio::time::Instant;
 pub(crate) use body::StoredBody;
 pub(crate) use fetch::{Fetch, Fetched};
 pub(crate) use fills::{Join, Lead, Outcome};
+pub use handle::CacheHandle;
 pub(crate) use lookup::{Asking, Found};
 pub use scope::{CacheScope, QueryRules};
 pub(crate) use serve::{as_asked, conditional, respond};
+pub(crate) use shelf::About;
 pub(crate) use stream::StreamBody;
 
 use fills::Fills;
@@ -71,6 +74,16 @@ impl Cache {
 
     pub(crate) fn now_ms(&self) -> u64 {
         self.clock.now_ms()
+    }
+
+    /// What others may do to it.
+    pub(crate) fn handle(self: &Arc<Self>) -> CacheHandle {
+        CacheHandle(Arc::clone(self))
+    }
+
+    /// Removes what has been purged, for ever.
+    pub(crate) async fn sweep(self: Arc<Self>) {
+        self.shelf.sweep().await;
     }
 }
 

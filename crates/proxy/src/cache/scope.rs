@@ -7,6 +7,7 @@ use selvedge_cache::key::Key;
 /// What a route's stored responses are kept apart by, and how its URLs are told apart.
 #[derive(Debug, Clone)]
 pub struct CacheScope {
+    app: Vec<u8>,
     base: Key,
     query: QueryRules,
 }
@@ -23,14 +24,21 @@ pub struct QueryRules {
 }
 
 impl CacheScope {
-    /// `components` name the tenant and all that shapes the service's answers, such as the digest
-    /// of its artifact and environment: what differs in one of them shares nothing.
-    pub fn new(components: &[&[u8]], query: QueryRules) -> Self {
+    /// `app` is whose they are, for purges; `components` name all that shapes the service's answers,
+    /// such as the digest of its artifact and environment: what differs in one of them shares
+    /// nothing.
+    pub fn new(app: &[u8], components: &[&[u8]], query: QueryRules) -> Self {
         let mut base = Key::new();
+        base.push(app);
         for component in components {
             base.push(component);
         }
-        Self { base, query }
+        Self { app: app.to_vec(), base, query }
+    }
+
+    /// Whose stored responses they are.
+    pub(super) fn app(&self) -> &[u8] {
+        &self.app
     }
 
     /// The key of what a request asks for: `target` is path and query as they are sent on.
@@ -92,8 +100,8 @@ mod tests {
 
     #[test]
     fn what_differs_has_another_key() {
-        let scope = CacheScope::new(&[b"shop", b"1"], QueryRules::default());
-        let other = CacheScope::new(&[b"sho", b"p1"], QueryRules::default());
+        let scope = CacheScope::new(b"shop", &[b"1"], QueryRules::default());
+        let other = CacheScope::new(b"sho", &[b"p1"], QueryRules::default());
         let key = scope.key("http", b"a.test", "/x?y");
         assert_ne!(key, other.key("http", b"a.test", "/x?y"));
         assert_ne!(key, scope.key("https", b"a.test", "/x?y"));

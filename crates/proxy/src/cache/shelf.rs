@@ -1,51 +1,132 @@
-//! Where stored responses are.
+//! Where stored responses are, and what purges them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use selvedge_cache::key::Key;
 use selvedge_cache::object::Object;
-use selvedge_cache::store::{Cost, Limits, Memory};
+use selvedge_cache::purge::{self, Labels, Purgeable, Purger, Stamp, Sweeper, Tags, Verdict};
+use selvedge_cache::store::{Cost, Counters, Limits, Memory};
+
+use super::CacheScope;
+
+/// Objects that the sweeper looks at before it lets others have the thread.
+const SWEEP_STEP: usize = 256;
+/// How long the sweeper waits when there is nothing to do.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is known of a key.
 #[derive(Debug, Clone)]
-pub(super) enum Entry {
-    /// The response.
+pub(super) struct Entry(Arc<Slot>);
+
+/// Something that is stored, and what purges go by.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) what: What,
+    about: Arc<About>,
+    tags: Tags,
+    stamp: Stamp,
+}
+
+/// What is stored.
+#[derive(Debug)]
+pub(super) enum What {
+    /// A response.
     Object(Arc<Object>),
     /// The response depends on these fields of the request.
-    Varies(Arc<Variants>),
+    Varies(Variants),
     /// Its responses were not to be shared, up to this time (milliseconds since 1970): those who
     /// want it need not wait for each other.
     Pass(u64),
 }
 
-impl Cost for Entry {
-    fn bytes(&self) -> usize {
-        const COUNTERS: usize = 2 * size_of::<usize>();
-        match self {
-            Self::Object(object) => COUNTERS + object.bytes(),
-            Self::Varies(variants) => {
-                let names = variants.names.iter().map(|name| name.as_str().len());
-                let slots = variants.names.len() * size_of::<HeaderName>();
-                COUNTERS + size_of::<Variants>() + slots + names.sum::<usize>()
-            }
-            Self::Pass(_) => 0,
-        }
-    }
-}
-
 /// How a key's variants are found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Variants {
     pub(super) names: Box<[HeaderName]>,
     /// Another one each time: variants that were invalid once are never found again.
     pub(super) generation: u64,
 }
 
+/// What was asked for, as far as purges tell it apart.
+#[derive(Debug)]
+pub(crate) struct About {
+    app: Box<[u8]>,
+    pub(super) url: Key,
+    host: Box<str>,
+    path: Box<str>,
+    /// Of what is no response.
+    no_fields: HeaderMap,
+}
+
+impl About {
+    /// `host` without a port; `path` as it is in the key.
+    pub(crate) fn new(scope: &CacheScope, url: Key, host: &str, path: &str) -> Arc<Self> {
+        Arc::new(Self {
+            app: scope.app().into(),
+            url,
+            host: host.into(),
+            path: path.into(),
+            no_fields: HeaderMap::new(),
+        })
+    }
+}
+
+impl Entry {
+    pub(super) fn new(what: What, about: Arc<About>, tags: Tags, stamp: Stamp) -> Self {
+        Self(Arc::new(Slot { what, about, tags, stamp }))
+    }
+
+    pub(super) fn what(&self) -> &What {
+        &self.0.what
+    }
+}
+
+impl Cost for Entry {
+    fn bytes(&self) -> usize {
+        let Slot { what, about, tags, .. } = &*self.0;
+        let text =
+            about.app.len() + about.url.as_bytes().len() + about.host.len() + about.path.len();
+        let own = size_of::<Slot>() + size_of::<About>() + 4 * size_of::<usize>();
+        let what = match what {
+            What::Object(object) => 2 * size_of::<usize>() + object.bytes(),
+            What::Varies(variants) => {
+                let names = variants.names.iter().map(|name| name.as_str().len());
+                variants.names.len() * size_of::<HeaderName>() + names.sum::<usize>()
+            }
+            What::Pass(_) => 0,
+        };
+        own + text + tags.bytes() + what
+    }
+}
+
+impl Purgeable for Entry {
+    fn labels(&self) -> Labels<'_> {
+        let Slot { what, about, tags, .. } = &*self.0;
+        Labels {
+            app: &about.app,
+            url: about.url.as_bytes(),
+            host: about.host.as_bytes(),
+            path: about.path.as_bytes(),
+            tags,
+            headers: match what {
+                What::Object(object) => &object.headers,
+                What::Varies(_) | What::Pass(_) => &about.no_fields,
+            },
+        }
+    }
+
+    fn stamp(&self) -> &Stamp {
+        &self.0.stamp
+    }
+}
+
 /// Where stored responses are.
 pub(super) struct Shelf {
     memory: Memory<Entry>,
+    pub(super) purger: Purger,
     generations: AtomicU64,
 }
 
@@ -56,15 +137,29 @@ impl Shelf {
         // Beside a body, an entry has a head.
         let largest = size(max_object).saturating_add(256 << 10).min(size(bytes));
         let memory = Memory::new(Limits { capacity: size(bytes), largest });
-        Self { memory, generations: AtomicU64::new(0) }
+        let purger = Purger::new(purge::Limits::default());
+        Self { memory, purger, generations: AtomicU64::new(0) }
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<Entry> {
-        self.memory.get(key.as_bytes())
+    /// What is stored at a key, and whether it has been purged softly.
+    pub(super) fn get(&self, key: &Key) -> Option<(Entry, bool)> {
+        let entry = self.memory.get(key.as_bytes())?;
+        match self.purger.verdict(&entry) {
+            Verdict::Good => Some((entry, false)),
+            Verdict::Stale => Some((entry, true)),
+            Verdict::Gone => {
+                self.memory.remove_if(key.as_bytes(), |it| Arc::ptr_eq(&it.0, &entry.0));
+                None
+            }
+        }
     }
 
     pub(super) fn put(&self, key: &Key, entry: Entry) {
         let _ = self.memory.insert(key.as_bytes(), entry);
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        self.memory.counters()
     }
 
     pub(super) fn remove(&self, key: &Key) {
@@ -72,14 +167,32 @@ impl Shelf {
     }
 
     /// The variants of a key by these fields; made where there are none yet.
-    pub(super) fn variants(&self, key: &Key, names: Box<[HeaderName]>) -> Arc<Variants> {
-        match self.get(key) {
-            Some(Entry::Varies(variants)) if variants.names == names => variants,
-            _ => {
-                let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-                let variants = Arc::new(Variants { names, generation });
-                self.put(key, Entry::Varies(Arc::clone(&variants)));
-                variants
+    pub(super) fn variants(
+        &self,
+        about: &Arc<About>,
+        names: Box<[HeaderName]>,
+        stamp: Stamp,
+    ) -> Variants {
+        if let Some((entry, _)) = self.get(&about.url)
+            && let What::Varies(variants) = entry.what()
+            && variants.names == names
+        {
+            return variants.clone();
+        }
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed);
+        let variants = Variants { names, generation };
+        let what = What::Varies(variants.clone());
+        self.put(&about.url, Entry::new(what, Arc::clone(about), Tags::default(), stamp));
+        variants
+    }
+
+    /// Removes what has been purged, a little at a time, for ever.
+    pub(super) async fn sweep(&self) {
+        let mut sweeper = Sweeper::new(self.purger.clone());
+        loop {
+            match sweeper.step(&self.memory, SWEEP_STEP, None).idle {
+                true => tokio::time::sleep(SWEEP_PAUSE).await,
+                false => tokio::task::yield_now().await,
             }
         }
     }

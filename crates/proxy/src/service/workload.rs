@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Asked;
 use crate::body::{Payload, RequestBody, RequestBodyError};
-use crate::cache::{self, Asking, Cache, CacheScope, Fetch, Fetched, Found, Join, Outcome};
+use crate::cache::{self, About, Asking, Cache, CacheScope, Fetch, Fetched, Found, Join, Outcome};
 use crate::pages::Fault;
 use crate::record::milliseconds;
 use crate::tunnel::{self, Tunnel};
@@ -38,6 +38,7 @@ const FAR: u64 = 1 << 20;
 /// What the cache has to do with a request.
 pub(super) struct Caching {
     pub(super) cache: Arc<Cache>,
+    pub(super) scope: Arc<CacheScope>,
     pub(super) asking: Asking,
 }
 
@@ -78,8 +79,8 @@ impl Asked {
                 Quick::Answer(self.stored_answer(&object, &status, now_ms))
             }
             found => {
-                let cache = Arc::clone(cache);
-                Quick::Ask(Some(Caching { cache, asking }), found)
+                let (cache, scope) = (Arc::clone(cache), Arc::clone(scope));
+                Quick::Ask(Some(Caching { cache, scope, asking }), found)
             }
         }
     }
@@ -272,7 +273,7 @@ impl Asked {
         if self.head.method != http::Method::GET {
             return;
         }
-        if let Join::Lead(lead) = caching.cache.join(&caching.asking.key) {
+        if let Join::Lead(lead) = caching.cache.join(caching.asking.key()) {
             let stored = Some(Arc::clone(object));
             let fetch = self.fetch(caching, lead, stored, Forwarded::Stale, upstream, in_flight);
             tokio::spawn(async move {
@@ -301,8 +302,11 @@ impl Asked {
             headers.insert(name, value.clone());
         }
         let request = self.request_with(headers, RequestBody::Empty);
+        let (host, path) = (self.checked.authority.host(), self.head.uri.path());
+        let about = About::new(&caching.scope, caching.asking.primary.clone(), &host, path);
         Fetch {
             lead,
+            about,
             asking: caching.asking,
             head: self.head.clone(),
             request,

@@ -30,7 +30,7 @@ pub fn single(site: SiteId, upstream: &Address) -> Snapshot {
         path: PathPattern::Prefix(String::new()),
         service: None,
         rewrite: None,
-        cache: Some(Arc::new(CacheScope::new(&[b"proxy"], QueryRules::default()))),
+        cache: Some(Arc::new(CacheScope::new(b"proxy", &[], QueryRules::default()))),
         response_headers: Vec::new(),
         target: Target::Workload(Arc::new(upstream)),
     };

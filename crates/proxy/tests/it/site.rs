@@ -140,7 +140,7 @@ pub(crate) fn view(number: u64, routes: Vec<(&str, Target)>) -> EpochView {
             service: Some(ServiceName::new("web").unwrap()),
             rewrite: None,
             cache: matches!(target, Target::Workload(_))
-                .then(|| Arc::new(CacheScope::new(&[b"shop"], QueryRules::default()))),
+                .then(|| Arc::new(CacheScope::new(b"shop", &[], QueryRules::default()))),
             response_headers: vec![(
                 http::HeaderName::from_static("x-route"),
                 http::HeaderValue::from_static("yes"),

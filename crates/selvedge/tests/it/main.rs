@@ -26,6 +26,8 @@ mod logs;
 #[cfg(test)]
 mod manual;
 #[cfg(test)]
+mod proxy;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod spine;
