@@ -1,6 +1,8 @@
 //! The proxy over real sockets.
 
 #[cfg(test)]
+mod cache;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod downgrade;
