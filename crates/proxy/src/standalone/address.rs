@@ -1,15 +1,44 @@
-//! Addresses of upstreams: `http://NAME[:PORT]`.
+//! Addresses of upstreams: `http://NAME[:PORT]`, `https://…`, or `h2c://…` for HTTP/2 in the clear.
 
 use std::fmt;
 use std::str::FromStr;
 
 use http::Uri;
 
-/// Where an upstream is.
+/// Where an upstream is, and how it is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
+    scheme: Scheme,
     host: String,
     port: u16,
+}
+
+/// What is spoken at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2 or HTTP/1.1 over TLS, as is agreed on.
+    Https,
+    /// HTTP/2 in the clear, with prior knowledge (RFC 9113, section 3.3).
+    H2c,
+}
+
+impl Scheme {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::H2c => "h2c",
+        }
+    }
+
+    fn port(self) -> u16 {
+        match self {
+            Self::Http | Self::H2c => 80,
+            Self::Https => 443,
+        }
+    }
 }
 
 /// Why a text is no address, in words that go on from the text itself.
@@ -19,7 +48,7 @@ pub enum AddressError {
     #[error("it is no URL; write http://NAME:PORT")]
     NoUrl,
     /// It is a URL of another kind.
-    #[error("upstreams are reached by http; write http://NAME:PORT")]
+    #[error("upstreams are reached by http, https or h2c; write http://NAME:PORT")]
     Scheme,
     /// It names a path, a query or a user.
     #[error("requests keep their own paths; write http://NAME:PORT alone")]
@@ -27,6 +56,11 @@ pub enum AddressError {
 }
 
 impl Address {
+    /// What is spoken there.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
     /// A name or an IP address, without brackets.
     pub fn host(&self) -> &str {
         &self.host
@@ -43,7 +77,7 @@ impl Address {
             true => format!("[{}]", self.host),
             false => self.host.clone(),
         };
-        if self.port == 80 { host } else { format!("{host}:{}", self.port) }
+        if self.port == self.scheme.port() { host } else { format!("{host}:{}", self.port) }
     }
 }
 
@@ -52,24 +86,23 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let uri: Uri = text.parse().map_err(|_| AddressError::NoUrl)?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some(_) => return Err(AddressError::Scheme),
-            None => return Err(AddressError::NoUrl),
-        }
+        let scheme = uri.scheme_str().ok_or(AddressError::NoUrl)?;
+        let all = [Scheme::Http, Scheme::Https, Scheme::H2c];
+        let scheme = all.into_iter().find(|known| known.name() == scheme);
+        let scheme = scheme.ok_or(AddressError::Scheme)?;
         let host = uri.host().filter(|host| !host.is_empty()).ok_or(AddressError::NoUrl)?;
         let user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() || user {
             return Err(AddressError::Path);
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port: uri.port_u16().unwrap_or(80) })
+        Ok(Self { scheme, host, port: uri.port_u16().unwrap_or(scheme.port()) })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority())
+        write!(f, "{}://{}", self.scheme.name(), self.authority())
     }
 }
 
@@ -80,10 +113,18 @@ mod tests {
     #[test]
     fn addresses_are_urls() {
         let read = |text: &str| text.parse::<Address>().map(|address| address.to_string());
-        for text in ["http://a.test", "http://127.0.0.1:9000", "http://[::1]:9000", "http://[::1]"]
-        {
+        for text in [
+            "http://a.test",
+            "http://127.0.0.1:9000",
+            "http://[::1]:9000",
+            "http://[::1]",
+            "https://a.test",
+            "https://a.test:80",
+            "h2c://a.test:443",
+        ] {
             assert_eq!(read(text).as_deref(), Ok(text));
         }
+        assert_eq!(read("https://a.test:443").unwrap(), "https://a.test");
         assert_eq!(read("http://a.test:80/").unwrap(), "http://a.test");
         for (text, error) in [
             ("a.test:80", AddressError::NoUrl),

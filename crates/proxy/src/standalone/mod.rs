@@ -7,24 +7,39 @@ mod address;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use selvedge_model::SiteId;
 use selvedge_model::manifest::PathPattern;
-use tokio::net::TcpStream;
 
-pub use address::{Address, AddressError};
+pub use address::{Address, AddressError, Scheme};
 
+use crate::upstream::{Protocol, TcpConnect, UpstreamTlsError};
 use crate::{
-    CacheScope, Connect, QueryRules, RouteTable, RouteView, Snapshot, Stream, Target, Upstream,
-    UpstreamLimits,
+    CacheScope, QueryRules, RouteTable, RouteView, Snapshot, Target, Upstream, UpstreamConfig,
+    UpstreamLimits, UpstreamTls,
 };
 
 /// Every request is sent to this upstream, with the host that the client asked for, and cached as
-/// the responses allow.
-pub fn single(site: SiteId, upstream: &Address) -> Snapshot {
-    let connect: Arc<dyn Connect> = Arc::new(Tcp(upstream.clone()));
-    let limits = UpstreamLimits { max_requests: 10_000, ..UpstreamLimits::default() };
-    let upstream = Upstream::balanced(upstream.to_string(), vec![connect], None, limits);
+/// the responses allow. Over TLS, the upstream must prove that it is who the address names, by a
+/// certificate that this machine trusts.
+///
+/// # Errors
+/// When TLS is asked for and the machine trusts nobody, or the address is no name for it.
+pub fn single(site: SiteId, address: &Address) -> Result<Snapshot, UpstreamTlsError> {
+    let tls = (address.scheme() == Scheme::Https).then(|| UpstreamTls {
+        server_name: Some(address.host().to_owned()),
+        ..UpstreamTls::default()
+    });
+    let upstream = Upstream::build(UpstreamConfig {
+        connects: vec![Arc::new(TcpConnect::new(address.host(), address.port()))],
+        limits: UpstreamLimits { max_requests: 10_000, ..UpstreamLimits::default() },
+        protocol: match address.scheme() {
+            Scheme::Http => Protocol::Http1,
+            Scheme::Https => Protocol::Either,
+            Scheme::H2c => Protocol::Http2,
+        },
+        tls,
+        ..UpstreamConfig::named(address.to_string())
+    })?;
     let route = RouteView {
         hosts: Vec::new(),
         path: PathPattern::Prefix(String::new()),
@@ -34,7 +49,7 @@ pub fn single(site: SiteId, upstream: &Address) -> Snapshot {
         response_headers: Vec::new(),
         target: Target::Workload(Arc::new(upstream)),
     };
-    Snapshot {
+    Ok(Snapshot {
         site,
         pins: None,
         hosts: HashMap::new(),
@@ -42,17 +57,5 @@ pub fn single(site: SiteId, upstream: &Address) -> Snapshot {
         certificates: HashMap::new(),
         explain: true,
         probe_key: None,
-    }
-}
-
-/// Connections to an address.
-struct Tcp(Address);
-
-#[async_trait]
-impl Connect for Tcp {
-    async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
-        let stream = TcpStream::connect((self.0.host(), self.0.port())).await?;
-        stream.set_nodelay(true)?;
-        Ok(Box::new(stream))
-    }
+    })
 }

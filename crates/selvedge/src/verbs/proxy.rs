@@ -25,7 +25,8 @@ pub(crate) struct ProxyArgs {
     /// Where it listens for HTTP. Port 0 picks a free one.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
-    /// Who answers what is not stored: http://NAME:PORT.
+    /// Who answers what is not stored: http://NAME:PORT, https://NAME, or h2c://NAME:PORT for
+    /// HTTP/2 in the clear.
     #[arg(long, value_name = "URL")]
     upstream: Address,
     /// Memory for stored responses, such as 512MiB; 0 turns the cache off.
@@ -60,8 +61,12 @@ fn size(text: &str) -> Result<u64, String> {
 pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
     crate::logging::start("proxy", None)?;
     let site = SiteId::new("proxy").or_fail(Code::Failed, "it has no name", "report this")?;
-    let snapshot = Arc::new(standalone::single(site, &args.upstream));
-    let (_snapshot, receiver) = watch::channel(snapshot);
+    let snapshot = standalone::single(site, &args.upstream).or_fail(
+        Code::Failed,
+        "the upstream can't be reached over TLS",
+        "give it a name that its certificate is for, and this machine certificates that it trusts",
+    )?;
+    let (_snapshot, receiver) = watch::channel(Arc::new(snapshot));
     let config = Config {
         http: args.listen,
         https: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0),
