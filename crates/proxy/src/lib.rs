@@ -19,6 +19,7 @@ mod cache;
 mod check;
 pub mod encode;
 mod epoch;
+pub mod esi;
 mod fields;
 pub mod files;
 mod floor;
