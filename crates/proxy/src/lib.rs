@@ -24,6 +24,8 @@ mod fields;
 pub mod files;
 mod floor;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod graphql;
 mod limits;
 mod listener;
