@@ -13,6 +13,7 @@
 //! Deliberately absent: a cache, HTTP/3, WebSockets over HTTP/2, and any choice of what is served.
 
 mod activity;
+pub mod admin;
 mod authority;
 mod body;
 mod cache;

@@ -180,7 +180,7 @@ fn choose(
 
 /// The first route for host and path. Routes that name no host are for the app's default hosts:
 /// those that no route names.
-fn route(table: &RouteTable, host: &str, path: &str) -> Option<usize> {
+pub(crate) fn route(table: &RouteTable, host: &str, path: &str) -> Option<usize> {
     let names = |route: &RouteView| route.hosts.iter().any(|name| name.as_str() == host);
     let is_default = !table.routes.iter().any(names);
     table.routes.iter().position(|route| {

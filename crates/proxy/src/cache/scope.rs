@@ -37,7 +37,7 @@ impl CacheScope {
     }
 
     /// Whose stored responses they are.
-    pub(super) fn app(&self) -> &[u8] {
+    pub(crate) fn app(&self) -> &[u8] {
         &self.app
     }
 

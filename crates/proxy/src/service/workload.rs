@@ -1,5 +1,6 @@
 //! Answers of workloads and servers elsewhere, by way of the cache where it has a part in them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,9 +68,9 @@ impl Asked {
         if self.own || tunnel::is_asked(&self.head) {
             return Quick::Ask(None, Found::Pass);
         }
-        let authority = self.checked.authority.as_header().as_bytes();
+        let authority = self.authority();
         let scheme = self.client.scheme();
-        let asking = Asking::of(scope, &self.head, self.body.as_ref(), scheme, authority);
+        let asking = Asking::of(scope, &self.head, self.body.as_ref(), scheme, &authority);
         let Some(mut asking) = asking else { return Quick::Ask(None, Found::Pass) };
         let now_ms = cache.now_ms();
         let found = cache.find(&mut asking, &self.head.headers, now_ms);
@@ -82,6 +83,15 @@ impl Asked {
                 let (cache, scope) = (Arc::clone(cache), Arc::clone(scope));
                 Quick::Ask(Some(Caching { cache, scope, asking }), found)
             }
+        }
+    }
+
+    /// What the client calls this server: in keys its case does not count.
+    fn authority(&self) -> Cow<'_, [u8]> {
+        let authority = self.checked.authority.as_header().as_bytes();
+        match authority.iter().any(u8::is_ascii_uppercase) {
+            true => authority.to_ascii_lowercase().into(),
+            false => authority.into(),
         }
     }
 
@@ -401,9 +411,9 @@ impl Asked {
     fn changed(&self, response: &Response<WorkloadBody>) {
         let scope = self.located.route().and_then(|route| route.cache.as_ref());
         let (Some(cache), Some(scope)) = (&self.client.shared.cache, scope) else { return };
-        let authority = self.checked.authority.as_header().as_bytes();
+        let authority = self.authority();
         for target in invalidated(&self.head, response.status(), response.headers()) {
-            cache.invalidate(scope, authority, &target);
+            cache.invalidate(scope, &authority, &target);
         }
     }
 }

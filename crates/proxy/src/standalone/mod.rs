@@ -3,6 +3,7 @@
 //! `selvedge proxy` is the only caller; it is how the proxy is tried, tested and compared.
 
 mod address;
+mod admin;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use selvedge_model::SiteId;
 use selvedge_model::manifest::PathPattern;
 
 pub use address::{Address, AddressError, Scheme};
+pub use admin::Admin;
 
 use crate::upstream::{Protocol, TcpConnect, UpstreamTlsError};
 use crate::{

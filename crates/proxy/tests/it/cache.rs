@@ -341,3 +341,60 @@ async fn what_clients_ask_of_caches_is_done() {
     assert_eq!((anew.text(), anew.header("cache-status")), ("2", "selvedge; fwd=request; stored"));
     assert_eq!(client.get("/").await.text(), "2");
 }
+
+#[tokio::test]
+async fn what_is_purged_is_not_served() {
+    let (site, _) = site(async |number, request: Request<Incoming>| {
+        let tag = request.uri().path().trim_start_matches('/').to_owned();
+        answer(&[FRESH, ("surrogate-key", &tag), ("etag", "\"1\"")], format!("{number}"))
+    })
+    .await;
+    let mut client = Client::plain(&site).await;
+    let purge = |json: &str| {
+        let (status, words) = site.admin(&Method::POST, "/purge", json);
+        assert_eq!(status, 200, "{words}");
+    };
+    let mut expected = 0;
+    let mut get = async |path: &str, is_new: bool| {
+        expected += usize::from(is_new);
+        let answer = client.get(path).await;
+        assert_eq!(answer.text() == expected.to_string(), is_new, "{path} {expected}");
+    };
+    for path in ["/a", "/b", "/c/d"] {
+        get(path, true).await;
+    }
+    purge(r#"{"tag": "a"}"#);
+    get("/b", false).await;
+    get("/a", true).await;
+    purge(&format!(r#"{{"url": "http://{}/b"}}"#, HOST.to_uppercase()));
+    get("/b", true).await;
+    purge(&format!(r#"{{"prefix": "{HOST}/c"}}"#));
+    get("/c/d", true).await;
+    get("/a", false).await;
+    purge(r#"{"ban": "path ~ \"/b*\" && tag == \"b\""}"#);
+    get("/b", true).await;
+    purge(r#"{"all": true, "app": "shop"}"#);
+    for path in ["/a", "/b", "/c/d"] {
+        get(path, true).await;
+    }
+    purge(r#"{"tag": "a", "soft": true}"#);
+    let asked = client.get("/a").await;
+    assert!(asked.header("cache-status").starts_with("selvedge; fwd=stale"), "{:?}", asked.headers);
+
+    for (json, words) in [
+        ("{}", "name one of"),
+        (r#"{"tag": "a", "all": true}"#, "name one of"),
+        (r#"{"tag": "a", "app": "blog"}"#, "there is shop"),
+        (r#"{"url": "/a"}"#, "a whole URL"),
+        (r#"{"url": "http://other.test/"}"#, "no route"),
+        (r#"{"prefix": "a"}"#, "`prefix` can't be read"),
+        (r#"{"ban": "path"}"#, "`ban` can't be read"),
+        (r#"{"tga": "a"}"#, "unknown field"),
+    ] {
+        let (status, said) = site.admin(&Method::POST, "/purge", json);
+        assert!(status == 400 && said.contains(words), "{json}: {status} {said}");
+    }
+    let (status, counters) = site.admin(&Method::GET, "/cache", "");
+    let counters: serde_json::Value = serde_json::from_str(&counters).unwrap();
+    assert!(status == 200 && counters["entries"].as_u64() >= Some(3), "{counters}");
+}

@@ -17,8 +17,8 @@ use selvedge_model::{
 };
 use selvedge_proxy::files::StaticSite;
 use selvedge_proxy::{
-    AppView, CacheConfig, CacheScope, Config, EpochView, Limits, Proxy, QueryRules, RouteTable,
-    RouteView, Snapshot, Target,
+    AppView, CacheConfig, CacheHandle, CacheScope, Config, EpochView, Limits, Proxy, QueryRules,
+    RouteTable, RouteView, Snapshot, Target,
 };
 use selvedge_telemetry::access::{AccessLog, AccessRecord};
 use tokio::sync::{mpsc, watch};
@@ -38,6 +38,7 @@ pub(crate) struct Site {
     pub(crate) ca: CertificateDer<'static>,
     pub(crate) records: mpsc::Receiver<AccessRecord>,
     pub(crate) token: CancellationToken,
+    pub(crate) cache: CacheHandle,
     pub(crate) ended: JoinHandle<()>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     certificates: HashMap<Host, Arc<CertifiedKey>>,
@@ -66,9 +67,19 @@ impl Site {
         };
         let proxy = Proxy::bind(config, snapshot.subscribe(), access).unwrap();
         let (http, https) = (proxy.http_address(), proxy.https_address());
+        let cache = proxy.cache().unwrap();
         let token = CancellationToken::new();
         let ended = tokio::spawn(proxy.run(token.clone()));
-        Self { http, https, ca, records, token, ended, snapshot, certificates }
+        Self { http, https, ca, records, token, cache, ended, snapshot, certificates }
+    }
+
+    /// Says something by the admin socket.
+    pub(crate) fn admin(&self, method: &http::Method, path: &str, body: &str) -> (u16, String) {
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        let cache = Some(&self.cache);
+        let (status, json) =
+            selvedge_proxy::admin::answer(method, path, body.as_bytes(), cache, &snapshot);
+        (status.as_u16(), String::from_utf8(json.to_vec()).unwrap())
     }
 
     /// Swaps the snapshot for one with this app.

@@ -1,11 +1,12 @@
 //! `selvedge proxy`: the HTTP engine alone, without a control plane.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use selvedge_model::SiteId;
-use selvedge_proxy::standalone::{self, Address};
+use selvedge_proxy::standalone::{self, Address, Admin};
 use selvedge_proxy::{CacheConfig, Config, Limits, Proxy};
 use selvedge_telemetry::access::AccessLog;
 use serde::Serialize;
@@ -20,7 +21,9 @@ use crate::terminal::Terminal;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     selvedge proxy --listen 127.0.0.1:8080 --upstream http://127.0.0.1:9000\n  \
-    selvedge proxy --listen 127.0.0.1:8080 --upstream http://127.0.0.1:9000 --cache-memory 512MiB")]
+    selvedge proxy --listen 127.0.0.1:8080 --upstream http://127.0.0.1:9000 --cache-memory 512MiB \\\n      \
+        --admin /tmp/proxy.sock\n  \
+    curl --unix-socket /tmp/proxy.sock http://proxy/purge --data '{\"tag\": \"news\"}'")]
 pub(crate) struct ProxyArgs {
     /// Where it listens for HTTP. Port 0 picks a free one.
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -32,6 +35,9 @@ pub(crate) struct ProxyArgs {
     /// Memory for stored responses, such as 512MiB; 0 turns the cache off.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
     cache_memory: u64,
+    /// A Unix socket to purge and look at the cache by: POST /purge, GET /cache.
+    #[arg(long, value_name = "SOCKET")]
+    admin: Option<PathBuf>,
 }
 
 /// What is printed once it serves.
@@ -67,6 +73,7 @@ pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
         "give it a name that its certificate is for, and this machine certificates that it trusts",
     )?;
     let (_snapshot, receiver) = watch::channel(Arc::new(snapshot));
+    let admin_view = receiver.clone();
     let config = Config {
         http: args.listen,
         https: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0),
@@ -82,13 +89,23 @@ pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
         "the proxy can't listen",
         "choose another address, or end what listens there",
     )?;
+    let admin = args.admin.as_deref().map(Admin::bind).transpose().or_fail(
+        Code::Failed,
+        "the admin socket can't be made",
+        "choose another path with --admin, in a directory that you may write to",
+    )?;
     let http = proxy.http_address();
     terminal.object(&Serving { schema: 1, pid: std::process::id(), http })?;
     terminal.line(format!("serving {} at http://{http}", args.upstream));
     let token = CancellationToken::new();
     let signals = signals::cancel_on_signal(token.clone());
+    let cache = proxy.cache();
+    let admin = admin.map(|admin| tokio::spawn(admin.run(cache, admin_view, token.clone())));
     proxy.run(token).await;
     signals.abort();
+    if let Some(admin) = admin {
+        let _ = admin.await;
+    }
     Ok(())
 }
 

@@ -1,0 +1,127 @@
+//! The admin socket of a proxy that runs alone: HTTP/1.1 on a Unix socket that its user alone may
+//! open.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{MAX_REQUEST, answer};
+use crate::{CacheHandle, Snapshot};
+
+/// Connections at once.
+const MAX_CONNECTIONS: usize = 16;
+/// How long a request may take to come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The socket; its file goes with this.
+pub struct Admin {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Admin {
+    /// Binds it. What is left of one that ended is replaced; one that is in use is not.
+    ///
+    /// # Errors
+    /// When it can't be bound. Must be called within a tokio runtime.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let bound = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                    return Err(error);
+                }
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)?
+            }
+            bound => bound?,
+        };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener: bound, path: path.to_owned() })
+    }
+
+    /// Serves until `token` is cancelled.
+    pub async fn run(
+        self,
+        cache: Option<CacheHandle>,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        token: CancellationToken,
+    ) {
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let connections = TaskTracker::new();
+        loop {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let stream = tokio::select! {
+                () = token.cancelled() => return,
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!("admin socket: {error}");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+            };
+            let (cache, snapshot, token) = (cache.clone(), snapshot.clone(), token.clone());
+            connections.spawn(async move {
+                let service = service_fn(move |request| {
+                    let (cache, snapshot) = (cache.clone(), snapshot.clone());
+                    async move { Ok::<_, Infallible>(reply(request, cache, snapshot).await) }
+                });
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(PATIENCE)
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::select! {
+                    () = token.cancelled() => {}
+                    _ = connection => {}
+                }
+                drop(slot);
+            });
+        }
+    }
+}
+
+async fn reply(
+    request: Request<Incoming>,
+    cache: Option<CacheHandle>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let body = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_REQUEST).collect()).await;
+    let (status, json) = match body {
+        Ok(Ok(body)) => {
+            let snapshot = Arc::clone(&snapshot.borrow());
+            let body = body.to_bytes();
+            answer(&head.method, head.uri.path(), &body, cache.as_ref(), &snapshot)
+        }
+        _ => (
+            StatusCode::BAD_REQUEST,
+            Bytes::from_static(b"{\"message\":\"the body can't be read\"}\n"),
+        ),
+    };
+    let mut response = Response::new(Full::new(json));
+    *response.status_mut() = status;
+    let kind = http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
