@@ -5,13 +5,14 @@ CARGO ?= cargo
 PROFILE ?= dev
 BINARY = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/selvedge
 
-.PHONY: help deps build demo check lint unit test bench
+.PHONY: help deps build demo check lint unit test bench bench-proxy
 
 help:
-	@echo 'make demo   install what is missing, build, start the planet in a box, push the examples'
-	@echo 'make test   install what is missing, check, and run every test'
-	@echo 'make check  format, lints, layers, licences and unit tests: what to run before a commit'
-	@echo 'make bench  time from git push to live at every site, over 20 pushes of two examples'
+	@echo 'make demo         install what is missing, build, start the planet in a box, push the examples'
+	@echo 'make test         install what is missing, check, and run every test'
+	@echo 'make check        format, lints, layers, licences and unit tests: what to run before a commit'
+	@echo 'make bench        time from git push to live at every site, over 20 pushes of two examples'
+	@echo 'make bench-proxy  CPU time and memory of the proxy beside other proxies: docs/benchmarks.md'
 
 deps:
 	@scripts/install-deps.sh
@@ -45,3 +46,8 @@ test: deps lint
 bench: deps
 	$(CARGO) build --locked --release -p selvedge
 	$(CARGO) xtask bench push
+
+# The load programs of our own are part of xtask, and are built to be quick too.
+bench-proxy: deps
+	$(CARGO) build --locked --release -p selvedge
+	$(CARGO) run --locked --release --quiet -p xtask -- bench proxy

@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask tidy` reads the sources, `layering` the graph of our crates, `dependencies` the
 //! crates of others. Each prints what is wrong, where, and what to do, and exits with 1.
-//! `cargo xtask bench push` measures the binary from outside. Nothing of ours depends on this
+//! `cargo xtask bench push` and `bench proxy` measure the binary from outside. Nothing of ours depends on this
 //! crate, and it depends on nothing of ours.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool prints")]
@@ -46,6 +46,8 @@ enum Verb {
 enum Bench {
     /// From `git push` to live at every site of a box.
     Push(bench::Push),
+    /// `selvedge proxy` beside other proxies: CPU time, memory, requests upstream.
+    Proxy(bench::Proxy),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +72,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Vec<String>> {
         Verb::Layering => layering::check(&root),
         Verb::Dependencies => dependencies::check(&root),
         Verb::Bench(Bench::Push(options)) => bench::push(&root, &options).map(|()| Vec::new()),
+        Verb::Bench(Bench::Proxy(options)) => bench::proxy(&root, &options).map(|()| Vec::new()),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod checkout;
 mod planet;
+mod proxy;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 use checkout::Checkout;
 use planet::{Planet, StageMedian};
+pub(crate) use proxy::{Proxy, proxy};
 
 /// How long a site may take to show a release that was pushed.
 const PATIENCE: Duration = Duration::from_secs(300);
