@@ -45,7 +45,7 @@ use selvedge_fabric::SharedFabric;
 use selvedge_fabric::layout::LayoutError;
 use selvedge_model::SiteId;
 use selvedge_model::operation::Target;
-use selvedge_proxy::{CacheConfig, Limits, Proxy, Snapshot};
+use selvedge_proxy::{CacheConfig, Limits, Listeners, Proxy, Snapshot};
 use selvedge_runtime::{Runtime, RuntimeError};
 use selvedge_telemetry::access::{AccessLog, AccessRecord};
 use selvedge_telemetry::journal::{Journal, Writer};
@@ -150,6 +150,8 @@ pub struct Agent {
     documents: Sender<Arc<Documents>>,
     status: Receiver<Arc<Status>>,
     proxy: Proxy,
+    http: SocketAddr,
+    https: SocketAddr,
     dns: selvedge_dns::Server,
     admin: TcpListener,
     orders: Orders,
@@ -192,7 +194,7 @@ impl Agent {
             runtime,
             ledger: ledger.clone(),
             log: log.clone(),
-            proxy: reachable(proxy.http_address()),
+            proxy: reachable(proxy.address("HTTP").unwrap_or(config.http)),
             explain: config.explain,
             probe_key: holder(),
             problems,
@@ -219,6 +221,8 @@ impl Agent {
             identity,
             documents,
             status: receiver,
+            http: proxy.address("HTTP").unwrap_or(config.http),
+            https: proxy.address("HTTPS").unwrap_or(config.https),
             proxy,
             dns,
             admin,
@@ -230,12 +234,12 @@ impl Agent {
 
     /// Where plain HTTP is served.
     pub fn http_address(&self) -> SocketAddr {
-        self.proxy.http_address()
+        self.http
     }
 
     /// Where HTTPS is served.
     pub fn https_address(&self) -> SocketAddr {
-        self.proxy.https_address()
+        self.https
     }
 
     /// Where DNS is served.
@@ -406,8 +410,8 @@ async fn bind(
     log: AccessLog,
 ) -> Result<(Proxy, selvedge_dns::Server, TcpListener), AgentError> {
     let proxy = selvedge_proxy::Config {
-        http: config.http,
-        https: config.https,
+        listeners: Listeners::pair(config.http, config.https).fixed(),
+        shards: 1,
         limits: Limits::default(),
         cache: CacheConfig::default(),
     };

@@ -1,12 +1,13 @@
 //! Watching a client's connection for slowness that hyper does not bound.
 //!
-//! The stream, the requests and the bodies of a connection note here when something moves; the
-//! connection's task looks every now and then whether too little did.
+//! The stream, the requests and the bodies of a connection note here when something moves. Who has
+//! the connection in its roster looks every now and then whether too little did, and says what the
+//! connection is to do, so that a connection needs no timer of its own.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::Version;
@@ -32,6 +33,25 @@ pub(crate) struct Activity {
     head_began: AtomicU64,
     write_blocked: AtomicU64,
     last_chunk: AtomicU64,
+    /// Whether a request has ever begun.
+    asked: AtomicBool,
+    order: AtomicU8,
+    /// Wakes the connection's task, which stays the same.
+    waker: OnceLock<Waker>,
+}
+
+/// What a connection is told. A later one is never taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Order {
+    /// Go on.
+    Stay,
+    /// Finish what is under way. One that has just come has its first request answered.
+    Finish,
+    /// Finish what is under way; if there is nothing, that is it.
+    Leave,
+    /// End now.
+    Close,
 }
 
 /// What is to happen with a connection.
@@ -59,6 +79,32 @@ impl Activity {
             head_began: AtomicU64::new(1),
             write_blocked: AtomicU64::new(0),
             last_chunk: AtomicU64::new(0),
+            asked: AtomicBool::new(false),
+            order: AtomicU8::new(Order::Stay as u8),
+            waker: OnceLock::new(),
+        }
+    }
+
+    /// Tells the connection what to do.
+    pub(crate) fn order(&self, order: Order) {
+        if self.order.fetch_max(order as u8, Ordering::AcqRel) < order as u8
+            && let Some(waker) = self.waker.get()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// What the connection is to do. Its task asks, always the same, and is woken on change.
+    pub(crate) fn ordered(&self, cx: &Context<'_>) -> Order {
+        self.waker.get_or_init(|| cx.waker().clone());
+        match self.order.load(Ordering::Acquire) {
+            order if order == Order::Stay as u8 => Order::Stay,
+            order if order == Order::Finish as u8 => match self.asked.load(Ordering::Relaxed) {
+                true => Order::Leave,
+                false => Order::Stay,
+            },
+            order if order == Order::Leave as u8 => Order::Leave,
+            _ => Order::Close,
         }
     }
 
@@ -72,6 +118,7 @@ impl Activity {
             self.multiplexed.store(true, Ordering::Relaxed);
         }
         self.busy.fetch_add(1, Ordering::Relaxed);
+        self.asked.store(true, Ordering::Relaxed);
         self.head_began.store(0, Ordering::Relaxed);
         Busy { activity: Arc::clone(self), handed_out: false }
     }

@@ -45,29 +45,30 @@ mod trace;
 mod tunnel;
 pub mod upstream;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
 
 use selvedge_telemetry::access::AccessLog;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use cache::{CacheConfig, CacheHandle, CacheScope, QueryRules};
 pub use limits::Limits;
+pub use listener::{Handle, ListenError, Listener, ListenerState, Listeners, Protocol};
 pub use snapshot::{AppView, Connect, EpochView, RouteTable, RouteView, Snapshot, Stream, Target};
 pub use upstream::{Upstream, UpstreamConfig, UpstreamLimits, UpstreamTls};
 
 /// How a proxy listens and what it tolerates.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Plain HTTP/1.1, and HTTP/2 for clients that know (RFC 9113, section 3.3). Port 0 picks a
-    /// free one.
-    pub http: SocketAddr,
-    /// HTTPS. Port 0 picks a free one.
-    pub https: SocketAddr,
+    /// What it listens on. May change at any time; [`Listeners::fixed`] never does.
+    pub listeners: watch::Receiver<Arc<Listeners>>,
+    /// Threads that serve, each with its own connections; at least one is started.
+    pub shards: usize,
     /// Limits on what clients may do.
     pub limits: Limits,
     /// How it caches.
@@ -77,66 +78,64 @@ pub struct Config {
 /// A proxy that has bound its listeners.
 pub struct Proxy {
     server: listener::Server,
-    http: (TcpListener, SocketAddr),
-    https: (TcpListener, SocketAddr),
+    cache: Option<Arc<cache::Cache>>,
 }
 
 impl Proxy {
-    /// Binds the listeners. Connections wait in the kernel until [`Proxy::run`]. Must be called
-    /// within a tokio runtime.
+    /// Starts the shards and binds the listeners. Connections wait in the kernel until
+    /// [`Proxy::run`].
     ///
     /// # Errors
-    /// When a listener can't be bound; the error says which.
+    /// When a listener can't be bound, and the error says which; or when there is no room for
+    /// another thread.
     pub fn bind(
         config: Config,
         snapshot: watch::Receiver<Arc<Snapshot>>,
         access: AccessLog,
     ) -> io::Result<Self> {
-        let http = listen("HTTP", config.http)?;
-        let https = listen("HTTPS", config.https)?;
-        let acceptor = listener::acceptor(snapshot.clone()).map_err(io::Error::other)?;
-        let shared = listener::Shared {
-            limits: config.limits,
-            cache: cache::Cache::new(config.cache),
-            snapshot,
-            access,
-            floors: floor::Floors::default(),
-            ids: trace::Ids::new()?,
-            https_port: https.1.port(),
+        let shards = listener::Shards::start(config.shards.max(1))?;
+        let cache = cache::Cache::new(config.cache);
+        let floors = Arc::new(floor::Floors::default());
+        let https_port = Arc::new(AtomicU16::new(0));
+        let shared = |shard| {
+            io::Result::Ok(Arc::new(listener::Shared {
+                shard,
+                limits: config.limits.clone(),
+                snapshot: snapshot.clone(),
+                access: access.clone(),
+                cache: cache.clone(),
+                floors: Arc::clone(&floors),
+                ids: trace::Ids::new()?,
+                https: Arc::clone(&https_port),
+            }))
         };
-        let server = listener::Server::new(Arc::new(shared), acceptor);
-        Ok(Self { server, http, https })
+        let shared = (0..config.shards.max(1)).map(shared).collect::<Result<_, _>>()?;
+        let acceptor = tls::acceptor(snapshot).map_err(io::Error::other)?;
+        let common = listener::Common { shared, acceptor, https_port };
+        let server = listener::Server::bind(common, shards, config.listeners, HashMap::new())?;
+        Ok(Self { server, cache })
     }
 
-    /// Where plain HTTP is served.
-    pub fn http_address(&self) -> SocketAddr {
-        self.http.1
+    /// Shows what is listened on, also while the proxy runs.
+    pub fn handle(&self) -> Handle {
+        self.server.handle()
     }
 
-    /// Where HTTPS is served.
-    pub fn https_address(&self) -> SocketAddr {
-        self.https.1
+    /// Where the listener of this name is bound.
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        self.handle().address(name)
     }
 
     /// Its cache, if it has one.
     pub fn cache(&self) -> Option<CacheHandle> {
-        self.server.shared().cache.as_ref().map(cache::Cache::handle)
+        self.cache.as_ref().map(cache::Cache::handle)
     }
 
     /// Serves until `token` is cancelled, then finishes what is under way, bounded by
     /// [`Limits::drain_timeout`].
     pub async fn run(self, token: CancellationToken) {
-        let cache = self.server.shared().cache.clone();
-        let sweep = cache.map(|cache| AbortOnDropHandle::new(tokio::spawn(cache.sweep())));
-        self.server.run(self.http.0, self.https.0, token).await;
-        drop(sweep);
+        let cache = self.cache.map(|cache| AbortOnDropHandle::new(tokio::spawn(cache.sweep())));
+        self.server.run(token).await;
+        drop(cache);
     }
-}
-
-fn listen(purpose: &str, address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let bound = listener::bind(address).and_then(|listener| {
-        let bound = listener.local_addr()?;
-        Ok((listener, bound))
-    });
-    bound.map_err(|error| io::Error::new(error.kind(), format!("{purpose} on {address}: {error}")))
 }

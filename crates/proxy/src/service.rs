@@ -229,7 +229,7 @@ impl Asked {
             && !self.client.secure()
             && !self.own
         {
-            let port = self.client.shared.https_port;
+            let port = self.client.shared.https_port();
             return redirect::to_https(&self.head, &self.checked, port).map(Answerer::Redirect);
         }
         if let Some(fault) = self.located.fault.take() {

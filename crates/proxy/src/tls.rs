@@ -6,14 +6,13 @@ use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::Snapshot;
 
 /// The TLS settings of the HTTPS listener: 1.2 and 1.3, hybrid post-quantum key exchange
 /// preferred, HTTP/2 and HTTP/1.1 by ALPN.
-pub(crate) fn server_config(
-    snapshot: watch::Receiver<Arc<Snapshot>>,
-) -> Result<ServerConfig, rustls::Error> {
+fn server_config(snapshot: watch::Receiver<Arc<Snapshot>>) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -21,6 +20,13 @@ pub(crate) fn server_config(
         .with_cert_resolver(Arc::new(BySni { snapshot }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Accepts TLS with the snapshot's certificates.
+pub(crate) fn acceptor(
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+) -> Result<TlsAcceptor, rustls::Error> {
+    Ok(TlsAcceptor::from(Arc::new(server_config(snapshot)?)))
 }
 
 /// Names the version as access records do.

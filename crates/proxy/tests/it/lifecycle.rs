@@ -11,14 +11,14 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use selvedge_proxy::{Connect, Limits, Stream, Target, Upstream};
-use tokio::io::AsyncWriteExt as _;
+use selvedge_proxy::{Connect, Limits, Listeners, Stream, Target, Upstream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 use crate::clients::{Answer, Client, read_to_end, read_until};
 use crate::site::{HOST, PATIENCE, Site, app, app_of, files, release, view};
-use crate::workloads::read_head;
+use crate::workloads::{read_head, scripted};
 
 /// A workload that names its release, and that nobody may reach once it is stopped.
 struct Release {
@@ -93,7 +93,10 @@ async fn ask(
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn no_request_is_dropped_by_swaps() {
     let (first, mut upstream, mut stopped) = release_view(1);
-    let site = Site::start(app_of(Some(1), vec![first])).await;
+    let loopback = ([127, 0, 0, 1], 0).into();
+    let listeners = Listeners::pair(loopback, loopback).fixed();
+    let app = app_of(Some(1), vec![first]);
+    let site = Site::listening(app, Limits::default(), listeners, 2).await;
     let (stop, stopping) = watch::channel(false);
     let asked = Arc::new(watch::Sender::new(0));
     let mut progress = asked.subscribe();
@@ -181,6 +184,84 @@ async fn a_drain_finishes_what_is_under_way() {
     assert!(TcpStream::connect(site.http).await.is_err());
 }
 
+/// A workload that has got the request, and answers when it is told.
+async fn late_site() -> (Site, Arc<Notify>, Arc<Notify>) {
+    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (asking, going_on) = (Arc::clone(&asked), Arc::clone(&go_on));
+    let connect = scripted(move |_, mut stream| {
+        let (asked, go_on) = (Arc::clone(&asking), Arc::clone(&going_on));
+        async move {
+            read_head(&mut stream).await;
+            asked.notify_one();
+            go_on.notified().await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate").await.unwrap();
+        }
+    });
+    let upstream = Upstream::new("late".into(), connect);
+    let site = Site::start(app(Some(1), vec![(1, Target::Workload(Arc::new(upstream)))])).await;
+    (site, asked, go_on)
+}
+
+#[tokio::test]
+async fn a_response_under_way_says_that_the_connection_closes() {
+    let (site, asked, go_on) = late_site().await;
+    let mut stream = TcpStream::connect(site.http).await.unwrap();
+    stream.write_all(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
+    asked.notified().await;
+    site.token.cancel();
+    // Nobody is served any more: the drain has begun.
+    let refused = async { while TcpStream::connect(site.http).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, refused).await.expect("the listener closes");
+    go_on.notify_one();
+    let answer = read_to_end(&mut stream).await.to_ascii_lowercase();
+    assert!(answer.contains("\r\nconnection: close\r\n") && answer.ends_with("late"), "{answer}");
+}
+
+#[tokio::test]
+async fn http2_clients_are_told_to_go_away_and_get_what_they_asked_for() {
+    let (site, asked, go_on) = late_site().await;
+    let mut stream = TcpStream::connect(site.http).await.unwrap();
+    // GET / as RFC 7541 has it: three indexed fields, and the authority by its indexed name.
+    let mut fields = vec![0x82, 0x84, 0x86, 0x01, u8::try_from(HOST.len()).unwrap()];
+    fields.extend_from_slice(HOST.as_bytes());
+    let mut request = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    // HEADERS of stream 1, with END_STREAM and END_HEADERS.
+    request.extend([0, 0, u8::try_from(fields.len()).unwrap(), 1, 0x05, 0, 0, 0, 1]);
+    request.extend(fields);
+    stream.write_all(&request).await.unwrap();
+    asked.notified().await;
+    site.token.cancel();
+    let (mut went_away, mut data) = (false, Vec::new());
+    let frames = async {
+        loop {
+            let mut head = [0; 9];
+            if stream.read_exact(&mut head).await.is_err() {
+                return;
+            }
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            stream.read_exact(&mut payload).await.unwrap();
+            match (head[3], head[4]) {
+                (0, _) => data.extend(payload),
+                // PING: without the answer, the last GOAWAY does not come.
+                (6, 0) => {
+                    head[4] = 1;
+                    stream.write_all(&[&head[..], &payload].concat()).await.unwrap();
+                }
+                (7, _) if !std::mem::replace(&mut went_away, true) => {
+                    assert!(data.is_empty());
+                    assert_eq!(payload[4..8], [0; 4], "NO_ERROR");
+                    go_on.notify_one();
+                }
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, frames).await.expect("the connection closes");
+    assert!(went_away);
+    assert_eq!(data, b"late");
+}
+
 #[tokio::test]
 async fn a_drain_is_bounded() {
     let limits = Limits { drain_timeout: Duration::from_millis(50), ..Limits::default() };
@@ -204,8 +285,8 @@ async fn a_taken_port_is_refused_by_name() {
         probe_key: None,
     }));
     let config = selvedge_proxy::Config {
-        http: ([127, 0, 0, 1], 0).into(),
-        https: site.https,
+        listeners: Listeners::pair(([127, 0, 0, 1], 0).into(), site.https).fixed(),
+        shards: 2,
         limits: Limits::default(),
         cache: Default::default(),
     };

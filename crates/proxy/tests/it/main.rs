@@ -17,6 +17,8 @@ mod http2_upstreams;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod listeners;
+#[cfg(test)]
 mod pins;
 #[cfg(test)]
 mod redirects;

@@ -17,8 +17,8 @@ use selvedge_model::{
 };
 use selvedge_proxy::files::StaticSite;
 use selvedge_proxy::{
-    AppView, CacheConfig, CacheHandle, CacheScope, Config, EpochView, Limits, Proxy, QueryRules,
-    RouteTable, RouteView, Snapshot, Target,
+    AppView, CacheConfig, CacheHandle, CacheScope, Config, EpochView, Handle, Limits, Listeners,
+    Proxy, QueryRules, RouteTable, RouteView, Snapshot, Target,
 };
 use selvedge_telemetry::access::{AccessLog, AccessRecord};
 use tokio::sync::{mpsc, watch};
@@ -35,6 +35,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Site {
     pub(crate) http: SocketAddr,
     pub(crate) https: SocketAddr,
+    pub(crate) handle: Handle,
     pub(crate) ca: CertificateDer<'static>,
     pub(crate) records: mpsc::Receiver<AccessRecord>,
     pub(crate) token: CancellationToken,
@@ -56,21 +57,29 @@ impl Site {
     }
 
     pub(crate) async fn with_limits(app: AppView, limits: Limits) -> Self {
+        let loopback = ([127, 0, 0, 1], 0).into();
+        Self::listening(app, limits, Listeners::pair(loopback, loopback).fixed(), 1).await
+    }
+
+    /// Addresses of listeners that are not called `HTTP` or `HTTPS` are to be asked of the handle.
+    pub(crate) async fn listening(
+        app: AppView,
+        limits: Limits,
+        listeners: watch::Receiver<Arc<Listeners>>,
+        shards: usize,
+    ) -> Self {
         let (ca, certificates) = certificates(&[HOST]);
         let snapshot = watch::Sender::new(Arc::new(snapshot(app, certificates.clone())));
         let (access, records) = AccessLog::channel(10_000);
-        let config = Config {
-            http: ([127, 0, 0, 1], 0).into(),
-            https: ([127, 0, 0, 1], 0).into(),
-            limits,
-            cache: CacheConfig::default(),
-        };
+        let config = Config { listeners, shards, limits, cache: CacheConfig::default() };
         let proxy = Proxy::bind(config, snapshot.subscribe(), access).unwrap();
-        let (http, https) = (proxy.http_address(), proxy.https_address());
+        let handle = proxy.handle();
+        let nowhere = ([0, 0, 0, 0], 0).into();
+        let [http, https] = ["HTTP", "HTTPS"].map(|name| handle.address(name).unwrap_or(nowhere));
         let cache = proxy.cache().unwrap();
         let token = CancellationToken::new();
         let ended = tokio::spawn(proxy.run(token.clone()));
-        Self { http, https, ca, records, token, cache, ended, snapshot, certificates }
+        Self { http, https, handle, ca, records, token, cache, ended, snapshot, certificates }
     }
 
     /// Says something by the admin socket.

@@ -53,7 +53,7 @@ async fn site(upstream: &Arc<Upstream>, limits: Limits) -> Site {
 
 async fn open<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     stream.write_all(asking("").as_bytes()).await.unwrap();
-    let head = read_until(stream, "hi").await;
+    let head = read_until(stream, "\u{2}hi").await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     for part in [
         "connection: upgrade",

@@ -1,13 +1,15 @@
 //! `selvedge proxy`: the HTTP engine alone, without a control plane.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use clap::Args;
 use selvedge_model::SiteId;
 use selvedge_proxy::standalone::{self, Address, Admin};
-use selvedge_proxy::{CacheConfig, Config, Limits, Proxy};
+use selvedge_proxy::{CacheConfig, Config, Limits, Listener, Listeners, Protocol, Proxy};
 use selvedge_telemetry::access::AccessLog;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -38,6 +40,9 @@ pub(crate) struct ProxyArgs {
     /// A Unix socket to purge and look at the cache by: POST /purge, GET /cache.
     #[arg(long, value_name = "SOCKET")]
     admin: Option<PathBuf>,
+    /// Threads that serve. Without it, one for each processor.
+    #[arg(long, value_name = "N")]
+    shards: Option<NonZeroUsize>,
 }
 
 /// What is printed once it serves.
@@ -75,8 +80,8 @@ pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
     let (_snapshot, receiver) = watch::channel(Arc::new(snapshot));
     let admin_view = receiver.clone();
     let config = Config {
-        http: args.listen,
-        https: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0),
+        listeners: Listeners(vec![Listener::new("HTTP", args.listen, Protocol::Http)]).fixed(),
+        shards: args.shards.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get),
         limits: Limits { max_connections: 100_000, ..Limits::default() },
         cache: CacheConfig {
             memory: args.cache_memory,
@@ -94,7 +99,7 @@ pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
         "the admin socket can't be made",
         "choose another path with --admin, in a directory that you may write to",
     )?;
-    let http = proxy.http_address();
+    let http = proxy.address("HTTP").unwrap_or(args.listen);
     terminal.object(&Serving { schema: 1, pid: std::process::id(), http })?;
     terminal.line(format!("serving {} at http://{http}", args.upstream));
     let token = CancellationToken::new();

@@ -1,0 +1,289 @@
+//! Accepting connections, and each one's life.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use selvedge_telemetry::Chain;
+use selvedge_telemetry::access::AccessLog;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::roster::{FIRST_REQUEST, Roster};
+use super::{Listener, Protocol};
+use crate::activity::{Activity, Order, Watched};
+use crate::floor::Floors;
+use crate::record;
+use crate::service;
+use crate::tls;
+use crate::trace::Ids;
+use crate::{Limits, Snapshot};
+
+/// How long to wait when the system is out of files or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the connections of a shard share.
+pub(crate) struct Shared {
+    /// Which shard, from 0.
+    pub(crate) shard: usize,
+    pub(crate) limits: Limits,
+    pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(crate) access: AccessLog,
+    /// None: nothing is cached.
+    pub(crate) cache: Option<Arc<crate::cache::Cache>>,
+    pub(crate) floors: Arc<Floors>,
+    pub(crate) ids: Ids,
+    /// See [`Shared::https_port`].
+    pub(crate) https: Arc<AtomicU16>,
+}
+
+impl Shared {
+    /// Where plain HTTP is redirected to.
+    pub(crate) fn https_port(&self) -> u16 {
+        self.https.load(Ordering::Relaxed)
+    }
+}
+
+/// The client at the other end of a connection.
+pub(crate) struct Client {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) peer: SocketAddr,
+    /// The TLS version, where there is TLS.
+    pub(crate) tls: Option<&'static str>,
+    pub(crate) activity: Arc<Activity>,
+    pub(crate) ends: Ends,
+    /// The connection's part in [`Limits::max_connections`], for as long as anything of it lives.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Client {
+    pub(crate) fn secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.secure() { "https" } else { "http" }
+    }
+}
+
+/// How what the connections of a listener leave behind is waited for, and told to end.
+#[derive(Clone)]
+pub(crate) struct Ends {
+    pub(crate) connections: TaskTracker,
+    /// No new connections; finish.
+    pub(crate) drain: CancellationToken,
+    /// Now.
+    pub(crate) abort: CancellationToken,
+}
+
+/// One listener on one shard.
+pub(super) struct Door {
+    pub(super) shared: Arc<Shared>,
+    pub(super) listener: Arc<ArcSwap<Listener>>,
+    pub(super) http: Builder<TokioExecutor>,
+    pub(super) acceptor: TlsAcceptor,
+    pub(super) gate: Arc<Semaphore>,
+    pub(super) roster: Roster,
+    pub(super) ends: Ends,
+}
+
+impl Door {
+    /// Looks after the connections until they have to end.
+    pub(super) async fn watch(self: Arc<Self>) {
+        self.roster.watch(&self.shared.limits, &self.ends).await;
+    }
+
+    /// Accepts until told to stop. What the kernel has accepted by then is served: closing its
+    /// socket would reset it.
+    pub(super) async fn accept(self: Arc<Self>, socket: TcpListener, stop: CancellationToken) {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.accept_all(&socket) => {}
+        }
+        let Ok(socket) = socket.into_std() else { return };
+        while let Ok((stream, peer)) = socket.accept() {
+            let (Ok(()), Ok(permit)) =
+                (stream.set_nonblocking(true), Arc::clone(&self.gate).try_acquire_owned())
+            else {
+                continue;
+            };
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                self.admit(stream, peer, permit);
+            }
+        }
+    }
+
+    async fn accept_all(self: &Arc<Self>, socket: &TcpListener) {
+        loop {
+            let (stream, peer) = match socket.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "a connection can't be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // At the limit, the connection waits here and further ones in the kernel.
+            let Ok(permit) = Arc::clone(&self.gate).acquire_owned().await else { return };
+            self.admit(stream, peer, permit);
+        }
+    }
+
+    fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+        let door = Arc::clone(self);
+        self.ends.connections.spawn(async move { door.connection(stream, peer, permit).await });
+    }
+
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+        // Answers are written whole; waiting for more only delays their last part.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(error = %Chain(&error), "TCP_NODELAY can't be set");
+        }
+        let listener = self.listener.load_full();
+        match listener.protocol {
+            Protocol::Http => {
+                self.serve(stream, self.http.clone(), (peer, permit), None, false).await;
+            }
+            Protocol::Https => {
+                let handshake = self.in_time(self.acceptor.accept(stream));
+                match handshake.await {
+                    Some(Ok(stream)) => self.secured(stream, (peer, permit)).await,
+                    Some(Err(error)) => {
+                        tracing::debug!(%peer, error = %Chain(&error), "TLS handshake failed");
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// What a connection begins with, unless it takes too long.
+    async fn in_time<T>(
+        &self,
+        beginning: impl Future<Output = io::Result<T>>,
+    ) -> Option<io::Result<T>> {
+        let told = async {
+            self.ends.drain.cancelled().await;
+            sleep(FIRST_REQUEST).await;
+        };
+        tokio::select! {
+            biased;
+            result = timeout(self.shared.limits.tls_handshake_timeout, beginning) => result.ok(),
+            () = told => None,
+        }
+    }
+
+    async fn secured(
+        &self,
+        stream: TlsStream<TcpStream>,
+        from: (SocketAddr, OwnedSemaphorePermit),
+    ) {
+        let session = stream.get_ref().1;
+        let tls = Some(tls::version_name(session.protocol_version()));
+        let multiplexed = session.alpn_protocol() == Some(b"h2");
+        let http = self.http.clone();
+        let http = if multiplexed { http.http2_only() } else { http.http1_only() };
+        self.serve(stream, http, from, tls, multiplexed).await;
+    }
+
+    async fn serve<S>(
+        &self,
+        stream: S,
+        http: Builder<TokioExecutor>,
+        (peer, permit): (SocketAddr, OwnedSemaphorePermit),
+        tls: Option<&'static str>,
+        multiplexed: bool,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let activity = Arc::new(Activity::new(multiplexed));
+        let _seat = self.roster.seat(&activity);
+        let client = Arc::new(Client {
+            shared: Arc::clone(&self.shared),
+            peer,
+            tls,
+            activity: Arc::clone(&activity),
+            ends: self.ends.clone(),
+            _permit: permit,
+        });
+        let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity) });
+        let requester = Arc::clone(&client);
+        let handler = service_fn(move |request: Request<Incoming>| {
+            let client = Arc::clone(&requester);
+            let answer = service::handle(client, request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let mut connection = pin!(http.serve_connection_with_upgrades(io, handler));
+        let mut leaving = false;
+        let end = std::future::poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(result);
+                }
+                match activity.ordered(cx) {
+                    Order::Close => return Poll::Ready(Ok(())),
+                    Order::Leave if !leaving => {
+                        leaving = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    _ => return Poll::Pending,
+                }
+            }
+        });
+        if let Err(error) = end.await {
+            ended(&client, &*error);
+        }
+    }
+}
+
+/// A head that hyper could not read is a request too; everything else that ends a connection has
+/// ended its requests, and they have their own records.
+fn ended(client: &Client, error: &(dyn std::error::Error + 'static)) {
+    let shard = client.shared.shard;
+    tracing::debug!(shard, peer = %client.peer, error = %Chain(error), "connection ended");
+    if let Some(error) = error.downcast_ref::<hyper::Error>().filter(|error| error.is_parse()) {
+        let status = match error.is_parse_too_large() {
+            true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            false => StatusCode::BAD_REQUEST,
+        };
+        record::unreadable(client, status.as_u16());
+    }
+}
+
+/// HTTP settings. The timeouts for heads and idle connections are [`Activity`]'s, since hyper has
+/// one for both.
+pub(super) fn builder(limits: &Limits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size((limits.max_header_bytes as usize).max(8192))
+        .writev(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_streams)
+        .max_pending_accept_reset_streams(limits.max_pending_resets)
+        .max_header_list_size(limits.max_header_bytes)
+        .max_send_buf_size(256 << 10);
+    builder
+}
