@@ -10,7 +10,10 @@
 //!
 //! A WebSocket becomes a `tunnel`; other upgrades are not let through.
 //!
-//! Deliberately absent: a cache, HTTP/3, WebSockets over HTTP/2, and any choice of what is served.
+//! What workloads answer is cached ([`CacheConfig`]): looked up without waiting, filled by one request
+//! for all that want the same.
+//!
+//! Deliberately absent: any choice of what is served.
 
 mod activity;
 pub mod admin;

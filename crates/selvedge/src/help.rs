@@ -29,6 +29,7 @@ const ORDER: &[(&str, &str)] = &[
     ("See how it is", "doctor"),
     ("Run the parts by themselves", "control"),
     ("Run the parts by themselves", "agent"),
+    ("Run the parts by themselves", "proxy"),
     ("Set up this machine", "completions"),
     ("Set up this machine", "man"),
     ("Set up this machine", "schema"),
