@@ -23,9 +23,7 @@ use crate::terminal::Terminal;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     selvedge proxy --listen 127.0.0.1:8080 --upstream http://127.0.0.1:9000\n  \
-    selvedge proxy --listen 127.0.0.1:8080 --upstream http://127.0.0.1:9000 --cache-memory 512MiB \\\n      \
-        --admin /tmp/proxy.sock\n  \
-    curl --unix-socket /tmp/proxy.sock http://proxy/purge --data '{\"tag\": \"news\"}'")]
+    selvedge proxy --listen 127.0.0.1:8080 --upstream https://example.com --admin proxy.sock")]
 pub(crate) struct ProxyArgs {
     /// Where it listens for HTTP. Port 0 picks a free one.
     #[arg(long, value_name = "ADDRESS:PORT")]
