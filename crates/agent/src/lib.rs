@@ -413,6 +413,7 @@ async fn bind(
         listeners: Listeners::pair(config.http, config.https).fixed(),
         shards: 1,
         limits: Limits::default(),
+        trusted: Vec::new(),
         cache: CacheConfig::default(),
     };
     let proxy = Proxy::bind(proxy, snapshot.subscribe(), log)

@@ -21,6 +21,7 @@ mod authority;
 mod body;
 mod cache;
 mod check;
+mod client_address;
 pub mod encode;
 mod epoch;
 pub mod esi;
@@ -43,17 +44,18 @@ mod redirect;
 mod service;
 pub mod snapshot;
 pub mod standalone;
+pub mod takeover;
 mod tls;
 mod trace;
 mod tunnel;
 pub mod upstream;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
 
+use ipnet::IpNet;
 use selvedge_telemetry::access::AccessLog;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +76,8 @@ pub struct Config {
     pub shards: usize,
     /// Limits on what clients may do.
     pub limits: Limits,
+    /// Proxies whose `x-forwarded-for` and `forwarded` are believed.
+    pub trusted: Vec<IpNet>,
     /// How it caches.
     pub cache: CacheConfig,
 }
@@ -96,6 +100,20 @@ impl Proxy {
         snapshot: watch::Receiver<Arc<Snapshot>>,
         access: AccessLog,
     ) -> io::Result<Self> {
+        Self::resume(config, takeover::Inherited::default(), snapshot, access)
+    }
+
+    /// As [`Proxy::bind`], with sockets that another process has handed over. Those for which there
+    /// is no listener are closed.
+    ///
+    /// # Errors
+    /// As [`Proxy::bind`].
+    pub fn resume(
+        config: Config,
+        inherited: takeover::Inherited,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        access: AccessLog,
+    ) -> io::Result<Self> {
         let shards = listener::Shards::start(config.shards.max(1))?;
         let cache = cache::Cache::new(config.cache);
         let floors = Arc::new(floor::Floors::default());
@@ -104,6 +122,7 @@ impl Proxy {
             io::Result::Ok(Arc::new(listener::Shared {
                 shard,
                 limits: config.limits.clone(),
+                trusted: config.trusted.clone(),
                 snapshot: snapshot.clone(),
                 access: access.clone(),
                 cache: cache.clone(),
@@ -115,7 +134,7 @@ impl Proxy {
         let shared = (0..config.shards.max(1)).map(shared).collect::<Result<_, _>>()?;
         let acceptor = tls::acceptor(snapshot).map_err(io::Error::other)?;
         let common = listener::Common { shared, acceptor, https_port };
-        let server = listener::Server::bind(common, shards, config.listeners, HashMap::new())?;
+        let server = listener::Server::bind(common, shards, config.listeners, inherited)?;
         Ok(Self { server, cache })
     }
 

@@ -6,14 +6,15 @@
 
 mod connection;
 mod plan;
+mod proxy_protocol;
 mod roster;
 mod server;
 mod shard;
 mod sockets;
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Weak};
 
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -127,6 +128,10 @@ pub struct ListenerState {
     /// Why what is wanted is not served. A listener can be bound all the same, to the address
     /// that was wanted before.
     pub error: Option<Arc<ListenError>>,
+    /// As asked for.
+    requested: SocketAddr,
+    /// Held weakly: to look at a state must not keep a port.
+    sockets: Weak<Vec<TcpListener>>,
 }
 
 /// A view of a proxy's listeners. Cheap to clone.
@@ -144,5 +149,14 @@ impl Handle {
     /// Where the listener of this name is bound.
     pub fn address(&self, name: &str) -> Option<SocketAddr> {
         self.states.borrow().iter().find(|state| state.name == name)?.bound
+    }
+
+    /// What is open now: name, address as asked for, sockets.
+    pub(crate) fn sockets(&self) -> Vec<(String, SocketAddr, Arc<Vec<TcpListener>>)> {
+        let states = self.states.borrow();
+        let open = states.iter().filter_map(|state| {
+            Some((state.name.clone(), state.requested, state.sockets.upgrade()?))
+        });
+        open.collect()
     }
 }

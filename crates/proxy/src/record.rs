@@ -42,6 +42,7 @@ impl Exchange {
                 protocol: protocol(head.version).to_owned(),
                 method: head.method.to_string(),
                 path: truncate(target).to_owned(),
+                client: client.address(&head.headers).to_string(),
                 ..of(client)
             })
         });

@@ -10,11 +10,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use ipnet::IpNet;
 use selvedge_telemetry::Chain;
 use selvedge_telemetry::access::AccessLog;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,8 +28,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::roster::{FIRST_REQUEST, Roster};
-use super::{Listener, Protocol};
+use super::{Listener, Protocol, proxy_protocol};
 use crate::activity::{Activity, Order, Watched};
+use crate::client_address::client_address;
 use crate::floor::Floors;
 use crate::record;
 use crate::service;
@@ -44,6 +46,8 @@ pub(crate) struct Shared {
     /// Which shard, from 0.
     pub(crate) shard: usize,
     pub(crate) limits: Limits,
+    /// See [`crate::Config::trusted`].
+    pub(crate) trusted: Vec<IpNet>,
     pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(crate) access: AccessLog,
     /// None: nothing is cached.
@@ -64,6 +68,7 @@ impl Shared {
 /// The client at the other end of a connection.
 pub(crate) struct Client {
     pub(crate) shared: Arc<Shared>,
+    /// Who is connected, or whom they speak for by the PROXY protocol.
     pub(crate) peer: SocketAddr,
     /// The TLS version, where there is TLS.
     pub(crate) tls: Option<&'static str>,
@@ -74,6 +79,14 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Whom a request is from: the peer, or who a trusted proxy says it is for.
+    pub(crate) fn address(&self, headers: &HeaderMap) -> SocketAddr {
+        match self.shared.trusted.is_empty() {
+            true => self.peer,
+            false => client_address(self.peer, headers, &self.shared.trusted),
+        }
+    }
+
     pub(crate) fn secure(&self) -> bool {
         self.tls.is_some()
     }
@@ -152,12 +165,28 @@ impl Door {
         self.ends.connections.spawn(async move { door.connection(stream, peer, permit).await });
     }
 
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    async fn connection(
+        &self,
+        mut stream: TcpStream,
+        mut peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) {
         // Answers are written whole; waiting for more only delays their last part.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(error = %Chain(&error), "TCP_NODELAY can't be set");
         }
         let listener = self.listener.load_full();
+        let ip = peer.ip().to_canonical();
+        if listener.proxy_protocol.iter().any(|network| network.contains(&ip)) {
+            match self.in_time(proxy_protocol::read(&mut stream)).await {
+                Some(Ok(from)) => peer = from.unwrap_or(peer),
+                Some(Err(error)) => {
+                    tracing::debug!(%peer, error = %Chain(&error), "no PROXY protocol header");
+                    return;
+                }
+                None => return,
+            }
+        }
         match listener.protocol {
             Protocol::Http => {
                 self.serve(stream, self.http.clone(), (peer, permit), None, false).await;

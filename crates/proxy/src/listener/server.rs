@@ -23,6 +23,7 @@ use super::roster::Roster;
 use super::shard::Shards;
 use super::sockets;
 use super::{Ends, Handle, ListenError, Listener, ListenerState, Listeners, Protocol, Shared};
+use crate::takeover::Inherited;
 
 /// When an address that could not be bound is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -71,7 +72,7 @@ impl Server {
         common: Common,
         shards: Shards,
         wanted: watch::Receiver<Arc<Listeners>>,
-        mut inherited: HashMap<SocketAddr, Vec<TcpListener>>,
+        mut inherited: Inherited,
     ) -> Result<Self, ListenError> {
         let limits = common.shared.first().map(|shared| shared.limits.clone()).unwrap_or_default();
         let gate = limits.max_connections.min(Semaphore::MAX_PERMITS);
@@ -93,7 +94,7 @@ impl Server {
             return Err(error);
         }
         for (listener, _) in bind {
-            let sockets = inherited.remove(&listener.address).unwrap_or_default();
+            let sockets = inherited.take(&listener.name, listener.address);
             let open = server.open(listener, sockets)?;
             server.open.push(open);
         }
@@ -260,6 +261,8 @@ impl Server {
                 name: listener.name.clone(),
                 bound: open.map(|open| open.bound),
                 error: self.errors.get(&listener.name).cloned(),
+                requested: open.map_or(listener.address, |open| open.listener.load().address),
+                sockets: open.map(|open| Arc::downgrade(&open.sockets)).unwrap_or_default(),
             }
         };
         let states: Vec<_> = wanted.0.iter().map(state).collect();

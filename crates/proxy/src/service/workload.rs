@@ -334,7 +334,8 @@ impl Asked {
         let mut headers = self.head.headers.clone();
         pins::strip(&mut headers);
         headers.remove(probe::PROBE);
-        forward::to_workload(&mut headers, &self.checked.authority, client.peer, client.scheme());
+        let from = client.address(&headers);
+        forward::to_workload(&mut headers, &self.checked.authority, from, client.scheme());
         headers.extend(self.prefix.clone().map(|prefix| (forward::X_FORWARDED_PREFIX, prefix)));
         if let Some(host) = upstream.host() {
             headers.insert(HOST, host.clone());

@@ -151,6 +151,16 @@ pub(crate) async fn handshake(
     name: &str,
     protocols: &[&[u8]],
 ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    handshake_on(TcpStream::connect(address).await?, ca, name, protocols).await
+}
+
+/// As [`handshake`], on a connection that is open.
+pub(crate) async fn handshake_on(
+    stream: TcpStream,
+    ca: &CertificateDer<'static>,
+    name: &str,
+    protocols: &[&[u8]],
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -160,7 +170,6 @@ pub(crate) async fn handshake(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-    let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }

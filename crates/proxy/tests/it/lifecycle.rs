@@ -288,6 +288,7 @@ async fn a_taken_port_is_refused_by_name() {
         listeners: Listeners::pair(([127, 0, 0, 1], 0).into(), site.https).fixed(),
         shards: 2,
         limits: Limits::default(),
+        trusted: Vec::new(),
         cache: Default::default(),
     };
     let log = selvedge_telemetry::access::AccessLog::discard();

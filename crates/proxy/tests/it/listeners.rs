@@ -141,3 +141,68 @@ async fn each_shard_serves_its_connections() {
     let threads = threads.0.lock().unwrap().clone();
     assert_eq!(threads, BTreeSet::from(["proxy-0".to_owned(), "proxy-1".to_owned()]));
 }
+
+/// A version 2 header for a TCP connection over IPv4, or of another command.
+fn version_2(command: u8, from: [u8; 4]) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    header.extend([command, 0x11, 0, 12]);
+    header.extend(from);
+    header.extend([127, 0, 0, 1, 0x13, 0x88, 0, 80]);
+    header
+}
+
+#[tokio::test]
+async fn a_balancer_says_whom_it_speaks_for() {
+    let networks = |network: &str| vec![network.parse().unwrap()];
+    let believed = Listener { proxy_protocol: networks("127.0.0.0/8"), ..http("believed", any()) };
+    let secure = Listener { proxy_protocol: networks("127.0.0.0/8"), ..https("secure", any()) };
+    let other = Listener { proxy_protocol: networks("192.0.2.0/24"), ..http("other", any()) };
+    let limits = Limits {
+        tls_handshake_timeout: std::time::Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let listeners = Listeners(vec![believed, secure, other]).fixed();
+    let mut site = Site::listening(page(), limits, listeners, 1).await;
+    let [believed, secure, other] =
+        ["believed", "secure", "other"].map(|name| site.handle.address(name).unwrap());
+    let request = format!(
+        "GET / HTTP/1.1\r\nhost: {HOST}\r\nx-forwarded-for: 198.51.100.7\r\nconnection: close\r\n\r\n"
+    );
+    for (header, client) in [
+        (b"PROXY TCP4 203.0.113.5 127.0.0.1 5000 80\r\n".to_vec(), "203.0.113.5:5000"),
+        (version_2(0x21, [203, 0, 113, 6]), "203.0.113.6:5000"),
+        (version_2(0x20, [203, 0, 113, 6]), "127.0.0.1:"),
+        // Whom the balancer speaks for is a proxy that is trusted.
+        (version_2(0x21, [10, 0, 0, 1]), "198.51.100.7:0"),
+    ] {
+        let mut stream = TcpStream::connect(believed).await.unwrap();
+        stream.write_all(&header).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(read_to_end(&mut stream).await.ends_with("page"));
+        let record = site.record().await;
+        assert!(record.client.starts_with(client), "{}", record.client);
+    }
+    // Before TLS, in as many pieces as there are bytes.
+    let mut stream = TcpStream::connect(secure).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    for byte in b"PROXY TCP6 2001:db8::5 ::1 5000 80\r\n" {
+        stream.write_all(&[*byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let stream = crate::clients::handshake_on(stream, &site.ca, HOST, &[b"h2"]).await.unwrap();
+    assert_eq!(Client::h2(stream).await.get("/").await.text(), "page");
+    assert_eq!(site.record().await.client, "[2001:db8::5]:5000");
+    // What has no header, or a broken one, or one that does not end, is closed without an answer.
+    let long = [&b"PROXY TCP4 "[..], &[b'1'; 200]].concat();
+    for bad in [request.as_bytes(), b"PROXY TCP4 x\r\n", &version_2(0x29, [1; 4]), &long, b"PROXY "]
+    {
+        let mut stream = TcpStream::connect(believed).await.unwrap();
+        stream.write_all(bad).await.unwrap();
+        assert_eq!(read_to_end(&mut stream).await, "");
+    }
+    // From anybody else it means nothing.
+    let mut stream = TcpStream::connect(other).await.unwrap();
+    stream.write_all(b"PROXY TCP4 203.0.113.5 127.0.0.1 5000 80\r\n").await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    assert!(read_to_end(&mut stream).await.starts_with("HTTP/1.1 400 "));
+}

@@ -27,6 +27,8 @@ mod serving;
 #[cfg(test)]
 mod site;
 #[cfg(test)]
+mod takeover;
+#[cfg(test)]
 mod tls_upstreams;
 #[cfg(test)]
 mod trailers;

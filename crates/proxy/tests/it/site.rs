@@ -16,6 +16,7 @@ use selvedge_model::{
     Activation, AppName, Digest, EnvironmentName, Epoch, Host, ReleaseId, ServiceName, SiteId,
 };
 use selvedge_proxy::files::StaticSite;
+use selvedge_proxy::takeover::Inherited;
 use selvedge_proxy::{
     AppView, CacheConfig, CacheHandle, CacheScope, Config, EpochView, Handle, Limits, Listeners,
     Proxy, QueryRules, RouteTable, RouteView, Snapshot, Target,
@@ -28,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const HOST: &str = "shop.edge.test";
 /// Names the agent's own requests.
 pub(crate) const PROBE_KEY: &str = "the agent's own";
+/// Proxies that are believed whom they speak for.
+const TRUSTED: &str = "10.0.0.0/8";
 /// No test waits longer than this for something that is to happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -69,10 +72,30 @@ impl Site {
         shards: usize,
     ) -> Self {
         let (ca, certificates) = certificates(&[HOST]);
-        let snapshot = watch::Sender::new(Arc::new(snapshot(app, certificates.clone())));
+        let snapshot = snapshot(app, certificates.clone());
+        let config = config(limits, listeners, shards);
+        Self::of(config, Inherited::default(), (ca, certificates), Arc::new(snapshot)).await
+    }
+
+    /// Another proxy that serves the same, with the sockets of this one.
+    pub(crate) async fn successor(&self, inherited: Inherited, shards: usize) -> Self {
+        let loopback = ([127, 0, 0, 1], 0).into();
+        let listeners = Listeners::pair(loopback, loopback).fixed();
+        let config = config(Limits::default(), listeners, shards);
+        let certificates = (self.ca.clone(), self.certificates.clone());
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        Self::of(config, inherited, certificates, snapshot).await
+    }
+
+    async fn of(
+        config: Config,
+        inherited: Inherited,
+        (ca, certificates): Certificates,
+        snapshot: Arc<Snapshot>,
+    ) -> Self {
+        let snapshot = watch::Sender::new(snapshot);
         let (access, records) = AccessLog::channel(10_000);
-        let config = Config { listeners, shards, limits, cache: CacheConfig::default() };
-        let proxy = Proxy::bind(config, snapshot.subscribe(), access).unwrap();
+        let proxy = Proxy::resume(config, inherited, snapshot.subscribe(), access).unwrap();
         let handle = proxy.handle();
         let nowhere = ([0, 0, 0, 0], 0).into();
         let [http, https] = ["HTTP", "HTTPS"].map(|name| handle.address(name).unwrap_or(nowhere));
@@ -101,6 +124,11 @@ impl Site {
         let record = tokio::time::timeout(PATIENCE, self.records.recv()).await;
         record.expect("an access record comes").expect("the proxy runs")
     }
+}
+
+fn config(limits: Limits, listeners: watch::Receiver<Arc<Listeners>>, shards: usize) -> Config {
+    let trusted = vec![TRUSTED.parse().unwrap()];
+    Config { listeners, shards, limits, trusted, cache: CacheConfig::default() }
 }
 
 fn snapshot(app: AppView, certificates: HashMap<Host, Arc<CertifiedKey>>) -> Snapshot {
@@ -188,8 +216,10 @@ pub(crate) fn write(root: &Path, files: &[(&str, &str)]) {
     }
 }
 
+type Certificates = (CertificateDer<'static>, HashMap<Host, Arc<CertifiedKey>>);
+
 /// An authority and a leaf for each host.
-fn certificates(hosts: &[&str]) -> (CertificateDer<'static>, HashMap<Host, Arc<CertifiedKey>>) {
+fn certificates(hosts: &[&str]) -> Certificates {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();

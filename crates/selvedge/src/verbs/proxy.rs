@@ -81,6 +81,7 @@ pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
         listeners: Listeners(vec![Listener::new("HTTP", args.listen, Protocol::Http)]).fixed(),
         shards: args.shards.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get),
         limits: Limits { max_connections: 100_000, ..Limits::default() },
+        trusted: Vec::new(),
         cache: CacheConfig {
             memory: args.cache_memory,
             max_object: args.cache_memory / 8,
