@@ -3,13 +3,14 @@
 //! A claim is taken by creating its document. What is claimed is given back by comparing with what
 //! is live, so that giving back twice, or after a crash, is the same as once.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use selvedge_fabric::Step;
 use selvedge_model::documents::{AppRecord, HostClaim};
 use selvedge_model::manifest::path_in;
 use selvedge_model::{
-    AppName, Epoch, Host, Installation, Push, Release, RepositoryName, hosts, keys,
+    App, AppName, Epoch, Host, Installation, Push, Release, RepositoryName, hosts, keys,
 };
 
 use super::Shared;
@@ -24,24 +25,42 @@ pub(super) fn wanted(
     candidates: &[Candidate],
     installation: &Installation,
 ) -> Result<Wanted, Refusal> {
-    let mut wanted = Wanted::new();
-    let mut by_host: BTreeMap<Host, &Candidate> = BTreeMap::new();
-    for candidate in candidates {
-        let hosts = hosts::all_hosts(&candidate.app, installation);
-        for host in &hosts {
-            if let Some(other) = by_host.insert(host.clone(), candidate) {
-                return Err(Refusal::new(format!(
-                    "{host} is claimed twice in this commit, by {} ({}) and by {} ({}); take it out of one",
-                    other.app.name,
-                    path_in(&other.directory),
-                    candidate.app.name,
-                    path_in(&candidate.directory)
-                )));
+    let apps: Vec<&App> = candidates.iter().map(|it| &it.app).collect();
+    if let Some((host, [one, other])) = contested(&apps, installation).into_iter().next() {
+        let file = |app: &App| {
+            let candidate = candidates.iter().find(|it| it.app.name == app.name);
+            path_in(candidate.map_or("", |it| it.directory.as_str()))
+        };
+        return Err(Refusal::new(format!(
+            "{host} is claimed twice in this commit, by {} ({}) and by {} ({}); take it out of one",
+            one.name,
+            file(one),
+            other.name,
+            file(other)
+        )));
+    }
+    let hosts = |app: &App| (app.name.clone(), hosts::all_hosts(app, installation));
+    Ok(apps.into_iter().map(hosts).collect())
+}
+
+/// Hosts that two apps of one commit answer for, and which.
+pub(crate) fn contested<'a>(
+    apps: &[&'a App],
+    installation: &Installation,
+) -> Vec<(Host, [&'a App; 2])> {
+    let mut by_host: BTreeMap<Host, &App> = BTreeMap::new();
+    let mut contested = Vec::new();
+    for app in apps {
+        for host in hosts::all_hosts(app, installation) {
+            match by_host.entry(host) {
+                Entry::Vacant(entry) => drop(entry.insert(app)),
+                Entry::Occupied(entry) => {
+                    contested.push((entry.key().clone(), [*entry.get(), *app]));
+                }
             }
         }
-        wanted.insert(candidate.app.name.clone(), hosts);
     }
-    Ok(wanted)
+    contested
 }
 
 /// Claims the candidate's name for its repository and every host for the app. A host that another

@@ -48,10 +48,12 @@ use crate::hook::listener;
 use crate::logs::OwnLog;
 use crate::steering::{LEAVE, SETTLE};
 
-pub(crate) use place::{Needs, choose};
+pub(crate) use claims::contested;
+pub(crate) use place::{Choice, Needs, choose};
 pub use progress::Progress;
 use progress::ProgressLog;
 pub(crate) use progress::{render, verdict_of};
+pub(crate) use receive::fits;
 pub use removal::RemovalError;
 pub use rollback::RollbackError;
 use run::{Refusal, Run, broken};

@@ -194,7 +194,7 @@ impl Run {
             Ok(app) => app,
             Err(problems) => return Ok(Err(problems)),
         };
-        fits(&app, &self.shared.installation)?;
+        fits(&app, &self.shared.installation).map_err(Refusal::new)?;
         let commit = self.new_commit()?;
         let tree = self.repository.tree(&commit, &directory).await;
         let tree = tree.map_err(broken("read the app's directory"))?;
@@ -218,22 +218,22 @@ fn is_manifest(path: &str) -> bool {
 
 /// What only the installation can tell of a file: where upstreams may be, and where an app's default
 /// hosts are.
-fn fits(app: &App, installation: &Installation) -> Result<(), Refusal> {
+pub(crate) fn fits(app: &App, installation: &Installation) -> Result<(), String> {
     for service in &app.services {
         let ServiceKind::Upstream { addresses, .. } = &service.kind else { continue };
         let local = addresses.iter().find_map(|it| Some((it, it.is_local()?)));
         if let Some((address, why)) = local.filter(|_| !installation.allows_local_upstreams()) {
-            return Err(Refusal::new(format!(
+            return Err(format!(
                 "service {}: {address} can't be an upstream here: {why}, and would be each site's own. Name another machine, or have the operator start control with --allow-local-upstreams",
                 service.name
-            )));
+            ));
         }
     }
     if let Some((_, passed)) =
         manifest::find_loop(app, &hosts::default_hosts(&app.name, installation))
     {
         let (what, mend) = manifest::loop_words(&passed);
-        return Err(Refusal::new(format!("{what}; {mend}")));
+        return Err(format!("{what}; {mend}"));
     }
     Ok(())
 }

@@ -9,39 +9,34 @@ use selvedge_plan::explain;
 use selvedge_plan::placement;
 
 use super::live;
-use crate::pipeline::{Needs, choose};
+use crate::pipeline::{Choice, Needs, choose, contested, fits};
 use crate::world::World;
 
 /// Answers `request`.
 pub(crate) fn plan(world: &World, request: &PlanRequest) -> PlanAnswer {
-    let environment = EnvironmentName::production();
-    let current = |app: &AppName| -> BTreeSet<SiteId> {
-        world.assignments_of(app, &environment).map(|(site, _)| site.clone()).collect()
-    };
-    let forms: Vec<&App> = request.apps.iter().map(|it| &it.app).collect();
-    let choices = choose(&world.topology, needs(world), current, &forms);
+    let mut choices = choices(world, request);
     let wanted: BTreeMap<&AppName, BTreeSet<Host>> =
-        forms.iter().map(|app| (&app.name, hosts_of(world, app))).collect();
-    let apps = request.apps.iter().zip(choices).map(|(it, choice)| {
+        request.apps.iter().map(|it| (&it.app.name, hosts_of(world, &it.app))).collect();
+    let mut refused = unfit(world, request);
+    let apps = request.apps.iter().map(|it| {
         let name = &it.app.name;
-        let live = world.apps.get(name).and_then(|record| shown(world, record));
-        let unchanged = live.as_ref().is_some_and(|live| live.id == it.release);
-        let mut problems = claims(world, &request.repository, it, &wanted);
-        let (sites, placement) = match choice.plan {
+        let mut problems = refused.remove(name).unwrap_or_default();
+        problems.extend(claims(world, &request.repository, it, &wanted));
+        let (sites, placement) = match choices.remove(name) {
             // What is live stays where it is.
-            _ if unchanged => (current(name), Vec::new()),
-            Ok(plan) => (plan.sites, explain::placement(&choice.report)),
-            Err(conflict) => {
+            None => (current(world, name), Vec::new()),
+            Some(Choice { plan: Ok(plan), report }) => (plan.sites, explain::placement(&report)),
+            Some(Choice { plan: Err(conflict), report }) => {
                 problems.push(conflict.to_string());
-                (BTreeSet::new(), explain::placement(&choice.report))
+                (BTreeSet::new(), explain::placement(&report))
             }
         };
         PlannedApp {
             app: name.clone(),
-            live,
+            live: world.apps.get(name).and_then(|record| shown(world, record)),
             stored: world.release(name, &it.release).is_some(),
             hosts: hosts_of(world, &it.app),
-            current: current(name),
+            current: current(world, name),
             sites,
             placement,
             problems,
@@ -56,6 +51,41 @@ pub(crate) fn plan(world: &World, request: &PlanRequest) -> PlanAnswer {
     let removed = world.apps.values().filter(leaves);
     let removed = removed.map(|it| (it.app.clone(), shown(world, it))).collect();
     PlanAnswer { apps, removed }
+}
+
+/// The sites of the apps that change.
+fn choices(world: &World, request: &PlanRequest) -> BTreeMap<AppName, Choice> {
+    let changes = |it: &&WantedApp| {
+        let record = world.apps.get(&it.app.name);
+        record.and_then(|record| live(world, record)).is_none_or(|live| live.digest != it.release)
+    };
+    let apps: Vec<&App> = request.apps.iter().filter(changes).map(|it| &it.app).collect();
+    let chosen = choose(&world.topology, needs(world), |app| current(world, app), &apps);
+    apps.into_iter().map(|app| app.name.clone()).zip(chosen).collect()
+}
+
+/// What the commit alone is refused for at this installation, by app.
+fn unfit(world: &World, request: &PlanRequest) -> BTreeMap<AppName, Vec<String>> {
+    let mut problems: BTreeMap<AppName, Vec<String>> = BTreeMap::new();
+    let Some(installation) = &world.installation else { return problems };
+    let mut add = |app: &App, words| problems.entry(app.name.clone()).or_default().push(words);
+    let apps: Vec<&App> = request.apps.iter().map(|it| &it.app).collect();
+    for app in &apps {
+        if let Err(words) = fits(app, installation) {
+            add(app, words);
+        }
+    }
+    for (host, [one, other]) in contested(&apps, installation) {
+        let (one, by) = (&one.name, &other.name);
+        let words = format!("{host} is claimed twice in this commit, by {one} and by {by}");
+        add(other, format!("{words}; take it out of one"));
+    }
+    problems
+}
+
+fn current(world: &World, app: &AppName) -> BTreeSet<SiteId> {
+    let production = EnvironmentName::production();
+    world.assignments_of(app, &production).map(|(site, _)| site.clone()).collect()
 }
 
 fn hosts_of(world: &World, app: &App) -> BTreeSet<Host> {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use selvedge_api::{AppSiteState, SiteHealth};
+use selvedge_api::{AppSiteState, PlanRequest, PlannedApp, SiteHealth, WantedApp};
 use selvedge_fabric::{Document, Lease};
 use selvedge_model::documents::{AppRecord, HistoryEntry, PushFailure, StageRecord};
 use selvedge_model::{
     EnvironmentName, EpochState, Generation, Host, Installation, PushState, ServiceName, Stage,
-    keys,
+    keys, manifest,
 };
 use serde::Serialize;
 
@@ -223,4 +223,65 @@ fn a_document_of_another_version_is_as_good_as_absent() {
     fixture.put(keys::app(&shop()), &serde_json::json!({ "app": 1 }));
     assert!(apps(&fixture.0).is_empty());
     fixture.put("something/else".to_owned(), &1);
+}
+
+/// An app of a commit, as `selvedge plan` sends it.
+fn wanted(directory: &str, text: &str) -> WantedApp {
+    let app = manifest::parse("selvedge.toml", text).unwrap();
+    WantedApp { app, release: release_id(directory) }
+}
+
+fn planned(world: &World, apps: Vec<WantedApp>) -> Vec<PlannedApp> {
+    plan(world, &PlanRequest { repository: repository(), apps }).apps
+}
+
+const WEB: &str = "[[service]]\nname = \"web\"\nkind = \"static\"\nroot = \".\"\n";
+
+#[test]
+fn a_plan_knows_what_only_the_installation_can_refuse() {
+    let mut fixture = fixture();
+    let local = "[app]\nname = \"local\"\n[[service]]\nname = \"api\"\nkind = \"upstream\"\n\
+                 addresses = [\"http://127.0.0.1:9\"]\n";
+    let circle = format!(
+        "[app]\nname = \"round\"\n{WEB}[[redirect]]\nfrom = \"/a\"\nto = \"https://round.edge.test/a\"\n"
+    );
+    let taken = format!(
+        "[app]\nname = \"thief\"\n{WEB}[[route]]\npath = \"/*\"\nservice = \"web\"\n\
+         hosts = [\"round.edge.test\"]\n"
+    );
+    let commit = || vec![wanted("a", local), wanted("b", &circle), wanted("c", &taken)];
+    let problems = |world: &World| -> Vec<String> {
+        planned(world, commit()).iter().map(|app| app.problems.join("; ")).collect()
+    };
+    let found = problems(&fixture.0);
+    assert_eq!(found[0], "", "a box allows it");
+    assert!(found[1].contains("circle"), "{found:?}");
+    assert_eq!(
+        found[2],
+        "round.edge.test is claimed twice in this commit, by round and by thief; take it out of one"
+    );
+    let zone = Host::new("edge.test").unwrap();
+    let installation = Installation { zone, in_a_box: false, local_upstreams: false };
+    fixture.put(keys::INSTALLATION.to_owned(), &installation);
+    assert!(problems(&fixture.0)[0].contains("--allow-local-upstreams"));
+}
+
+#[test]
+fn what_is_unchanged_is_not_placed_anew() {
+    let mut fixture = fixture();
+    let process = |name: &str, memory: u32| {
+        format!(
+            "[app]\nname = \"{name}\"\n[[service]]\nname = \"web\"\nkind = \"process\"\n\
+             command = \"x\"\nmemory = \"{memory}MiB\"\n[placement]\nmax_sites = 1\n"
+        )
+    };
+    // It is at three sites, and would need one.
+    let shop = wanted("two", &process("shop", 900));
+    let mut live = release("two");
+    live.app = shop.app.clone();
+    fixture.put(keys::release(&live.app.name, &live.id), &live);
+    let other = wanted("other", &process("other", 900));
+    let apps = planned(&fixture.0, vec![shop, other]);
+    assert_eq!((apps[0].sites.len(), apps[0].problems.len()), (3, 0));
+    assert_eq!((apps[1].sites.len(), apps[1].problems.len()), (0, 1), "{:?}", apps[1].problems);
 }

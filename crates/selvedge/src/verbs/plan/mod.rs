@@ -32,7 +32,7 @@ const NAMED_FILES: usize = 5;
   selvedge plan --offline --json  # without asking control, for a program
 
 Without control, it compares with git's record of the last deployment (selvedge/main). It ends with
-exit code 3 when the push would be refused.")]
+exit code 2 when a selvedge.toml is wrong, and with 3 when the push would be refused otherwise.")]
 pub(crate) struct Plan {
     /// Take the working tree, uncommitted and untracked files included, instead of HEAD.
     #[arg(long)]
@@ -93,7 +93,10 @@ pub(crate) async fn run(plan: Plan, connection: &Connection, terminal: Terminal)
         problems: problems(&wanted),
         apps: compare(&git, wanted, bases, answer),
     };
-    report.problems.extend(report.apps.iter().flat_map(|app| app.problems.clone()));
+    // Control may have found the same.
+    let known: BTreeSet<String> = report.problems.iter().cloned().collect();
+    let found = report.apps.iter().flat_map(|app| app.problems.clone());
+    report.problems.extend(found.filter(|problem| !known.contains(problem)));
     terminal.object(&report)?;
     report::show(&report, terminal);
     if report.problems.is_empty() {
@@ -271,7 +274,10 @@ fn problems(apps: &[Found]) -> Vec<String> {
         }
         for host in found.app.hosts() {
             if let Some(other) = owners.insert(host, name).filter(|other| *other != name) {
-                problems.push(format!("{host} is claimed by {other} and by {name}"));
+                problems.push(format!(
+                    "{host} is claimed twice in this commit, by {other} and by {name}; take it out of \
+                     one"
+                ));
             }
         }
     }
