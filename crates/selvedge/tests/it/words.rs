@@ -128,7 +128,7 @@ async fn where_nothing_runs() {
     for directory in ["empty", "fresh", "app", "broken", "misspelt", "gone"] {
         std::fs::create_dir(tale.path(directory)).unwrap();
     }
-    for repository in ["fresh", "app"] {
+    for repository in ["fresh", "app", "misspelt"] {
         git(&tale.path(repository), &["init", "--quiet", "--initial-branch=main"]).await;
     }
     std::fs::write(tale.path("app/selvedge.toml"), APP).unwrap();
@@ -165,6 +165,7 @@ async fn repositories_and_files(tale: &mut Tale) {
         ("init where nothing is", "empty", &["init"]),
         ("a plan of no repository", "empty", &["plan"]),
         ("a plan of no commit", "fresh", &["plan", "--offline"]),
+        ("a plan of a wrong file", "misspelt", &["plan", "--work-tree", "--offline"]),
         ("no examples", "empty", &["demo"]),
         ("nothing to write to", "empty", &["man", "/dev/null/man"]),
     ] {
