@@ -25,6 +25,7 @@ need nodejs have node
 need npm have npm
 need python3 have python3
 need python3-pip python3 -m pip --version
+need python3-venv python3 -c 'import ensurepip'
 
 if [ -n "$missing" ]; then
   # A package can be needed for two reasons.

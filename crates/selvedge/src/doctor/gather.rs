@@ -41,6 +41,8 @@ pub(crate) async fn machine(data: &Path, wanted: Option<&[ports::Wanted]>) -> ma
     for (name, argument) in PROGRAMS {
         programs.push((name, first_line(name, &[argument]).await));
     }
+    let makes_environments = "import ensurepip; print('pip', ensurepip.version())";
+    programs.push((machine::VENV, first_line("python3", &["-c", makes_environments]).await));
     let limit = |resource| getrlimit(resource).map_or(u64::MAX, |(_, hard)| hard);
     machine::Facts {
         kernel: text("/proc/sys/kernel/osrelease").unwrap_or_default(),

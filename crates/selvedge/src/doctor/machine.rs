@@ -57,6 +57,9 @@ pub(crate) struct Facts {
     pub(crate) ports: Option<Vec<Port>>,
 }
 
+/// What `python3 -m venv` needs, which some distributions have in a package of its own.
+pub(crate) const VENV: &str = "python3 venv";
+
 /// What a sysctl says, where there is one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct UserNamespaces {
@@ -343,6 +346,10 @@ fn host(address: std::net::SocketAddr) -> String {
 fn program(name: &'static str, version: Option<&str>) -> Finding {
     match version {
         Some(version) => Finding::ok(name, version),
+        None if name == VENV => Finding::note(
+            name,
+            "not here, so builds of Python apps can't make a virtual environment; Debian and Ubuntu have it in the package python3-venv",
+        ),
         None => Finding::note(name, "not here; apps that need it can't be built or run"),
     }
 }
@@ -517,6 +524,8 @@ mod tests {
         assert_eq!(finding.level, Level::Note);
         let finding = broken(|facts| facts.programs = vec![("java", None)]);
         assert_eq!((finding.level, finding.check), (Level::Note, "java"));
+        let finding = broken(|facts| facts.programs = vec![(VENV, None)]);
+        assert!(finding.what.contains("python3-venv"), "{}", finding.what);
         let finding = broken(|facts| facts.synchronised = None);
         assert_eq!(finding.level, Level::Note);
     }

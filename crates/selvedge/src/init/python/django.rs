@@ -42,11 +42,16 @@ impl Project<'_> {
         if self.has_tests() {
             found.notes.push("its tests are not run at each push; to have that, add test = \".venv/bin/python manage.py test\"".into());
         }
-        for name in required(&settings) {
+        let (secrets, plain): (Vec<_>, Vec<_>) =
+            required(&settings).into_iter().partition(|name| is_secret(name));
+        for name in plain {
             found.environment.push(Variable::new(&name, "change-me", "The settings ask for it and do not start without it. The file is in git: no secrets."));
             found.look_at.push(format!(
                 "the settings need the variable {name}: give it a value in [app.environment]"
             ));
+        }
+        if !secrets.is_empty() {
+            make_secrets(&secrets, &mut found);
         }
         Some(found)
     }
@@ -119,6 +124,37 @@ impl Project<'_> {
     }
 }
 
+/// Whether a variable holds what nobody may know, by its name.
+fn is_secret(name: &str) -> bool {
+    ["KEY", "SECRET", "TOKEN", "PASSWORD"].iter().any(|part| name.contains(part))
+}
+
+/// Has the build make a value for each of these, which is the same from then on, and has the program
+/// and what follows in the build take them where the environment has none.
+fn make_secrets(names: &[String], found: &mut Found) {
+    let list = names.join(" ");
+    let set = |name: &String| format!("{name}=\"${{{name}:-$(cat .secrets/{name})}}\"");
+    let export = format!("export {}", names.iter().map(set).collect::<Vec<_>>().join(" "));
+    let make = "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'";
+    found.after.splice(
+        0..0,
+        [
+            "mkdir -p $HOME/secrets .secrets".to_owned(),
+            format!("for name in {list}; do test -s $HOME/secrets/$name || {make} > $HOME/secrets/$name; done"),
+            "cp $HOME/secrets/* .secrets/".to_owned(),
+            export.clone(),
+        ],
+    );
+    if let Service::Process(process) = &mut found.service {
+        process.command = format!("{export}; {}", process.command);
+    }
+    for name in names {
+        found.look_at.push(format!(
+            "the settings need the variable {name}, and git is no place for its value: the first build makes a random one, keeps it in the app's cache and puts it into each release. If another service gives {name} out, that one must be in the program's environment"
+        ));
+    }
+}
+
 /// The module that manage.py names.
 fn settings_module(manage: &str) -> Option<String> {
     let after = manage.split("DJANGO_SETTINGS_MODULE").nth(1)?;
@@ -185,5 +221,8 @@ mod tests {
         );
         let settings = "A = os.environ[\"API_KEY\"]\nos.environ['TZ'] = 'UTC'\nB = os.environ['API_KEY']\nP = os.environ['PORT']\n";
         assert_eq!(required(settings), ["API_KEY"]);
+        for (name, secret) in [("SECRET_KEY", true), ("DB_PASSWORD", true), ("REGION", false)] {
+            assert_eq!(is_secret(name), secret, "{name}");
+        }
     }
 }

@@ -172,56 +172,56 @@ impl Packages {
     }
 
     /// Makes the environment `.venv` with the packages, and `more` that the project does not ask
-    /// for.
+    /// for. It holds nothing else: what installs stays in the app's cache.
     pub(super) fn install(&self, more: &[&str]) -> Vec<String> {
-        let pip =
-            "python3 -m pip --python .venv --quiet install --no-input --disable-pip-version-check";
+        let more = more.join(" ");
         let mut steps = vec!["python3 -m venv --without-pip .venv".to_owned()];
-        let mut extra = more.join(" ");
+        let by_pip = |before: Option<String>, what: &str| {
+            let what = format!("{what} {more}");
+            let pip = "$HOME/pip/bin/python -m pip --python .venv";
+            let install = format!("{pip} {INSTALL} {}", what.trim());
+            tool("pip", "'pip>=22.3'").into_iter().chain(before).chain([install])
+        };
         match &self.source {
-            Source::Requirements(path) => {
-                let more = if extra.is_empty() { String::new() } else { format!(" {extra}") };
-                steps.push(format!("{pip} -r {path}{more}"));
-                extra.clear();
+            Source::Requirements(path) => steps.extend(by_pip(None, &format!("-r {path}"))),
+            Source::Project | Source::Setup => steps.extend(by_pip(None, ".")),
+            Source::ProjectList => {
+                let list = format!("$HOME/pip/bin/python -c \"{LIST}\" > .venv/requirements.txt");
+                steps.extend(by_pip(Some(list), "-r .venv/requirements.txt"));
             }
             Source::Uv => {
-                steps.extend(tool("uv"));
+                steps.extend(tool("uv", "uv"));
                 steps.push("UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never $HOME/uv/bin/uv sync --quiet --frozen --no-dev --no-editable".into());
+                if !more.is_empty() {
+                    steps.push(format!("UV_LINK_MODE=copy $HOME/uv/bin/uv pip install --quiet --python .venv/bin/python {more}"));
+                }
             }
             Source::Poetry => {
-                steps.extend(tool("poetry"));
+                steps.extend(tool("poetry", "poetry"));
                 steps.push("POETRY_VIRTUALENVS_IN_PROJECT=true $HOME/poetry/bin/poetry install --quiet --no-interaction --only main --no-root".into());
+                if !more.is_empty() {
+                    steps.extend(by_pip(None, ""));
+                }
             }
-            Source::Project | Source::Setup => {
-                steps.push(format!(
-                    "{pip} .{}",
-                    if extra.is_empty() { String::new() } else { format!(" {extra}") }
-                ));
-                extra.clear();
-            }
-            Source::ProjectList => {
-                let list = "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project'].get('dependencies', []), sep=chr(10))";
-                steps.push(format!("python3 -c \"{list}\" > .venv/requirements.txt"));
-                let more = if extra.is_empty() { String::new() } else { format!(" {extra}") };
-                steps.push(format!("{pip} -r .venv/requirements.txt{more}"));
-                extra.clear();
-            }
+            Source::Pipfile | Source::None if !more.is_empty() => steps.extend(by_pip(None, "")),
             Source::Pipfile | Source::None => {}
-        }
-        if !extra.is_empty() {
-            steps.push(format!("{pip} {extra}"));
         }
         steps
     }
 }
 
-/// Installs a tool that installs packages, once for all builds: `$HOME` is the app's own cache.
-fn tool(name: &str) -> [String; 2] {
+const INSTALL: &str = "--quiet install --no-input --disable-pip-version-check";
+
+/// Prints the packages that pyproject.toml asks for. Python reads TOML since 3.11; pip brings what
+/// does before.
+const LIST: &str = "import importlib, sys; toml = importlib.import_module('tomllib' if sys.version_info >= (3, 11) else 'pip._vendor.tomli'); print(*toml.load(open('pyproject.toml', 'rb'))['project'].get('dependencies', []), sep=chr(10))";
+
+/// Installs a tool that installs packages, once for all builds: `$HOME` is the app's own cache. The
+/// system's pip may be missing, or too old to install into another environment.
+fn tool(name: &str, requirement: &str) -> [String; 2] {
     [
-        format!("python3 -m venv --without-pip $HOME/{name}"),
-        format!(
-            "python3 -m pip --python $HOME/{name} --quiet install --no-input --disable-pip-version-check {name}"
-        ),
+        format!("python3 -m venv $HOME/{name}"),
+        format!("$HOME/{name}/bin/python -m pip {INSTALL} {requirement}"),
     ]
 }
 

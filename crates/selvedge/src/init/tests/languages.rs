@@ -1,9 +1,9 @@
 //! Python and Java.
 
-use super::{Case, check};
+use super::{Case, Detection, GET_PIP, TOOL, Tree, check, detect, written};
 
 const VENV: &str = "python3 -m venv --without-pip .venv";
-const SETTINGS: &str = "DEBUG = True\nSECRET_KEY = 'x'\nALLOWED_HOSTS = []\nKEY = os.environ['API_KEY']\nDATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3'}}\n";
+const SETTINGS: &str = "DEBUG = True\nSECRET_KEY = 'x'\nALLOWED_HOSTS = []\nKEY = os.environ['SECRET_KEY']\nR = os.environ['REGION']\nT = os.environ['API_TOKEN']\nDATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3'}}\n";
 const MANAGE: &str = "os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'mysite.settings')";
 
 const PYTHON: &[Case] = &[
@@ -13,7 +13,7 @@ const PYTHON: &[Case] = &[
             ("requirements.txt", "flask==3.1.0\ngunicorn==23.0.0\n"),
         ],
         what: "a Flask application",
-        build: &[VENV, "PIP -r requirements.txt"],
+        build: &[VENV, TOOL, GET_PIP, "PIP -r requirements.txt"],
         service: "exec .venv/bin/gunicorn --bind 127.0.0.1:$PORT app:app",
         look_at: "",
     },
@@ -25,7 +25,9 @@ const PYTHON: &[Case] = &[
         what: "a Flask application",
         build: &[
             VENV,
-            "python3 -c \"import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project'].get('dependencies', []), sep=chr(10))\" > .venv/requirements.txt",
+            TOOL,
+            GET_PIP,
+            "$HOME/pip/bin/python -c \"import importlib, sys; toml = importlib.import_module('tomllib' if sys.version_info >= (3, 11) else 'pip._vendor.tomli'); print(*toml.load(open('pyproject.toml', 'rb'))['project'].get('dependencies', []), sep=chr(10))\" > .venv/requirements.txt",
             "PIP -r .venv/requirements.txt",
         ],
         service: "exec .venv/bin/flask --app 'shop:create_app()' run --host 127.0.0.1 --port $PORT",
@@ -34,7 +36,7 @@ const PYTHON: &[Case] = &[
     Case {
         files: &[("hello.py", "from flask import Flask\nsite = Flask(__name__)\n")],
         what: "a Flask application",
-        build: &[VENV, "PIP flask"],
+        build: &[VENV, TOOL, GET_PIP, "PIP flask"],
         service: "exec .venv/bin/flask --app hello:site run --host 127.0.0.1 --port $PORT",
         look_at: "no file lists the packages",
     },
@@ -44,7 +46,7 @@ const PYTHON: &[Case] = &[
             ("requirements.txt", "fastapi==0.115.0\n"),
         ],
         what: "a FastAPI application",
-        build: &[VENV, "PIP -r requirements.txt uvicorn"],
+        build: &[VENV, TOOL, GET_PIP, "PIP -r requirements.txt uvicorn"],
         service: "exec .venv/bin/uvicorn main:app --host 127.0.0.1 --port $PORT --timeout-keep-alive 120",
         look_at: "",
     },
@@ -57,9 +59,9 @@ const PYTHON: &[Case] = &[
         ],
         what: "a FastAPI application",
         build: &[
-            VENV,
-            "python3 -m venv --without-pip $HOME/uv",
-            "python3 -m pip --python $HOME/uv --quiet install --no-input --disable-pip-version-check uv",
+            "python3 -m venv --without-pip .venv",
+            "python3 -m venv $HOME/uv",
+            "$HOME/uv/bin/python -m pip --quiet install --no-input --disable-pip-version-check uv",
             "UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never $HOME/uv/bin/uv sync --quiet --frozen --no-dev --no-editable",
         ],
         service: "exec .venv/bin/uvicorn api.main:app --host 127.0.0.1 --port $PORT --timeout-keep-alive 120",
@@ -75,11 +77,17 @@ const PYTHON: &[Case] = &[
         what: "a Django application",
         build: &[
             VENV,
+            TOOL,
+            GET_PIP,
             "PIP -r requirements.txt",
+            "mkdir -p $HOME/secrets .secrets",
+            "for name in SECRET_KEY API_TOKEN; do test -s $HOME/secrets/$name || python3 -c 'import secrets; print(secrets.token_urlsafe(48))' > $HOME/secrets/$name; done",
+            "cp $HOME/secrets/* .secrets/",
+            "export SECRET_KEY=\"${SECRET_KEY:-$(cat .secrets/SECRET_KEY)}\" API_TOKEN=\"${API_TOKEN:-$(cat .secrets/API_TOKEN)}\"",
             ".venv/bin/python manage.py migrate --noinput --verbosity 0",
         ],
-        service: "exec .venv/bin/gunicorn --bind 127.0.0.1:$PORT mysite.wsgi",
-        look_at: "the settings need the variable API_KEY",
+        service: "export SECRET_KEY=\"${SECRET_KEY:-$(cat .secrets/SECRET_KEY)}\" API_TOKEN=\"${API_TOKEN:-$(cat .secrets/API_TOKEN)}\"; exec .venv/bin/gunicorn --bind 127.0.0.1:$PORT mysite.wsgi",
+        look_at: "the settings need the variable SECRET_KEY, and git is no place for its value",
     },
     Case {
         files: &[
@@ -90,6 +98,8 @@ const PYTHON: &[Case] = &[
         what: "a Django application",
         build: &[
             VENV,
+            TOOL,
+            GET_PIP,
             "PIP django",
             ".venv/bin/python manage.py collectstatic --noinput --verbosity 0",
         ],
@@ -104,14 +114,14 @@ const PYTHON: &[Case] = &[
             ("templates/x.html", ""),
         ],
         what: "a Datasette over SQLite",
-        build: &[VENV, "PIP -r requirements.txt"],
+        build: &[VENV, TOOL, GET_PIP, "PIP -r requirements.txt"],
         service: "exec .venv/bin/datasette serve --immutable plants.db --metadata metadata.yaml --template-dir templates --host 127.0.0.1 --port $PORT",
         look_at: "",
     },
     Case {
         files: &[("data/plants.sqlite", "")],
         what: "a Datasette over SQLite",
-        build: &[VENV, "PIP datasette"],
+        build: &[VENV, TOOL, GET_PIP, "PIP datasette"],
         service: "exec .venv/bin/datasette serve --immutable data/plants.sqlite --host 127.0.0.1 --port $PORT",
         look_at: "no file lists the packages",
     },
@@ -121,7 +131,7 @@ const PYTHON: &[Case] = &[
             ("requirements.txt", "x==1\n"),
         ],
         what: "a Python application",
-        build: &[VENV, "PIP -r requirements.txt"],
+        build: &[VENV, TOOL, GET_PIP, "PIP -r requirements.txt"],
         service: "PATH=/app/.venv/bin:$PATH; exec hypercorn --bind 127.0.0.1:$PORT x:app",
         look_at: "",
     },
@@ -137,6 +147,18 @@ const PYTHON: &[Case] = &[
 #[test]
 fn python_applications_are_recognised() {
     check(PYTHON);
+}
+
+#[test]
+fn no_secret_is_written() {
+    let files = [
+        ("manage.py", MANAGE),
+        ("mysite/settings.py", SETTINGS),
+        ("requirements.txt", "Django==5.2\n"),
+    ];
+    let Detection::App(app) = detect(&Tree::of(&files)) else { panic!() };
+    let names: Vec<_> = written(&app, "shop").environment.into_keys().collect();
+    assert_eq!(names, ["REGION", "SOURCE_DATE_EPOCH"]);
 }
 
 const MAIN: &str =

@@ -19,8 +19,10 @@ struct Case {
     look_at: &'static str,
 }
 
-const PIP: &str =
-    "python3 -m pip --python .venv --quiet install --no-input --disable-pip-version-check";
+const PIP: &str = "$HOME/pip/bin/python -m pip --python .venv --quiet install --no-input --disable-pip-version-check";
+/// What installs, in the app's cache.
+const TOOL: &str = "python3 -m venv $HOME/pip";
+const GET_PIP: &str = "$HOME/pip/bin/python -m pip --quiet install --no-input --disable-pip-version-check 'pip>=22.3'";
 
 /// `PIP` stands for the long command.
 fn check(cases: &[Case]) {

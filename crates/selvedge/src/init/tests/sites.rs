@@ -1,6 +1,6 @@
 //! Sites and Node.js servers.
 
-use super::{Case, check};
+use super::{Case, GET_PIP, TOOL, check};
 
 const SITES: &[Case] = &[
     Case {
@@ -126,6 +126,8 @@ const SITES: &[Case] = &[
         what: "a MkDocs site",
         build: &[
             "python3 -m venv --without-pip .venv",
+            TOOL,
+            GET_PIP,
             "PIP -r requirements.txt",
             ".venv/bin/mkdocs build --strict --quiet",
         ],
