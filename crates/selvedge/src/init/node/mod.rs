@@ -232,6 +232,8 @@ impl<'a> Project<'a> {
         let program = start.program.as_deref();
         found.can_prune = match program {
             Some("node") => !self.preloads(),
+            // What it has run the program may be a tool of development.
+            Some("nodemon") => false,
             Some(program) => self.package.at_run(program).is_some(),
             None => false,
         };

@@ -3,6 +3,9 @@
 use super::super::{Process, Service, Variable};
 use super::{Found, Project, RENDERING_MIB, SOURCES, production, sites};
 
+/// What `next build` fills unless its configuration names another directory.
+const DIST: &str = ".next";
+
 impl Project<'_> {
     fn bin(&self, command: &str) -> String {
         format!("node_modules/.bin/{command}")
@@ -29,9 +32,10 @@ impl Project<'_> {
         let text = sites::without_comments(&text);
         let plain: String = text.split_whitespace().collect::<String>().replace('\'', "\"");
         let saw = config.map(|config| format!("{config}: its output"));
+        let dist = sites::text_after(&text, "distDir").unwrap_or_else(|| DIST.into());
         if plain.contains("output:\"export\"") {
             let why = "The directory that `next build` fills when `output` is \"export\".";
-            let service = Service::files("out", why);
+            let service = Service::files(if dist == DIST { "out" } else { &dist }, why);
             let mut found = Found::new("a Next.js site, exported as files", service);
             found.saw.extend(saw);
             self.built_by_next(&mut found);
@@ -44,7 +48,7 @@ impl Project<'_> {
         let standalone = plain.contains("output:\"standalone\"");
         let mut process = if standalone {
             Process::new(
-                "exec env HOSTNAME=127.0.0.1 node .next/standalone/server.js",
+                format!("exec env HOSTNAME=127.0.0.1 node {dist}/standalone/server.js"),
                 "The server that `next build` makes when `output` is \"standalone\"; it reads PORT.",
             )
         } else {
@@ -58,13 +62,13 @@ impl Project<'_> {
         let mut found = Found::new("a Next.js application", Service::Process(process));
         found.saw.push("package.json: next".into());
         self.built_by_next(&mut found);
-        found.after.push("rm -rf .next/cache".into());
+        found.after.push(format!("rm -rf {dist}/cache"));
         if standalone {
             // It has the packages it needs beside it.
             found.after.push("rm -rf node_modules".into());
-            found.after.push("cp -R .next/static .next/standalone/.next/static".into());
+            found.after.push(format!("cp -R {dist}/static {dist}/standalone/{dist}/static"));
             if self.tree.has_directory("public") {
-                found.after.push("cp -R public .next/standalone/public".into());
+                found.after.push(format!("cp -R public {dist}/standalone/public"));
             }
         }
         // A configuration in TypeScript is read by the server too, with the compiler.

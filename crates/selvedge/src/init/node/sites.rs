@@ -227,7 +227,7 @@ fn flag(script: &str) -> Option<String> {
 }
 
 /// `key: 'value'` in a configuration that is a program: only when it is a plain text.
-fn text_after(text: &str, key: &str) -> Option<String> {
+pub(super) fn text_after(text: &str, key: &str) -> Option<String> {
     if key.is_empty() {
         return None;
     }

@@ -96,7 +96,7 @@ pub(super) fn start(package: &Package, name: &str) -> Option<Start> {
             None => break,
         }
     }
-    if script.contains(|c: char| "&|;<>()`\\\n#!*?~".contains(c)) {
+    if script.contains(|c: char| "&|;<>()`\\\n#!*?~'\"".contains(c)) {
         return Some(by_npm(name, format!("the script \"{name}\" is more than one program")));
     }
     let mut words: Vec<String> = script.split_whitespace().map(str::to_owned).collect();
@@ -167,7 +167,7 @@ fn pointed_to(script: &str) -> Option<&str> {
 fn watch_nothing(words: &mut Vec<String>, changes: &mut Vec<String>) {
     let first = words.first().map(String::as_str).unwrap_or_default();
     match first {
-        "nodemon" => {
+        "nodemon" if words.get(1).is_some_and(|file| is_for_node(file)) => {
             if let Some(first) = words.first_mut() {
                 *first = "node".into();
             }
@@ -188,6 +188,13 @@ fn watch_nothing(words: &mut Vec<String>, changes: &mut Vec<String>) {
     }
 }
 
+/// Whether what nodemon is given is a file that it has node run, and not a flag or another's.
+fn is_for_node(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension);
+    !file.starts_with('-') && matches!(extension, None | Some("js" | "mjs" | "cjs"))
+}
+
 /// Puts the port and the address in, or in the place of those that the script names.
 fn listen(words: &mut Vec<String>, flags: &Flags, changes: &mut Vec<String>) {
     let set = |words: &mut Vec<String>, names: &[&str], value: &str| {
@@ -196,8 +203,9 @@ fn listen(words: &mut Vec<String>, flags: &Flags, changes: &mut Vec<String>) {
             let Some(word) = words.get(index) else { break };
             if names.contains(&word.as_str()) {
                 match words.get_mut(index + 1) {
-                    Some(old) => *old = value.to_owned(),
-                    None => words.push(value.to_owned()),
+                    Some(old) if !old.starts_with('-') => *old = value.to_owned(),
+                    // It stood alone, as `--host` may.
+                    _ => words.insert(index + 1, value.to_owned()),
                 }
                 return;
             }
@@ -226,4 +234,39 @@ fn is_assignment(word: &str) -> bool {
         !name.is_empty()
             && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Tree;
+    use super::*;
+
+    #[test]
+    fn scripts_become_commands() {
+        for (script, command) in [
+            (
+                "vite preview --host --port 4000",
+                "exec node_modules/.bin/vite preview --host 127.0.0.1 --port $PORT",
+            ),
+            (
+                "vite preview --port --host",
+                "exec node_modules/.bin/vite preview --port $PORT --host 127.0.0.1",
+            ),
+            ("serve dist -l 80", "exec node_modules/.bin/serve dist -l tcp://127.0.0.1:$PORT"),
+            ("node 'my server.js'", "exec npm start"),
+            ("TITLE=\"Two words\" node server.js", "exec npm start"),
+            ("nodemon ./bin/www", "exec node ./bin/www"),
+            ("nodemon src/index.js --quick", "exec node src/index.js --quick"),
+            (
+                "nodemon --exec babel-node src/index.js",
+                "exec node_modules/.bin/nodemon --exec babel-node src/index.js",
+            ),
+            ("nodemon src/index.ts", "exec node_modules/.bin/nodemon src/index.ts"),
+            ("nodemon", "exec node_modules/.bin/nodemon"),
+        ] {
+            let json = serde_json::json!({"scripts": {"start": script}}).to_string();
+            let package = Package::of(&Tree::of(&[("package.json", &json)])).expect("a package");
+            assert_eq!(start(&package, "start").expect("a start").command, command, "{script}");
+        }
+    }
 }

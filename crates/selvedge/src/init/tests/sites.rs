@@ -64,6 +64,34 @@ const SITES: &[Case] = &[
     },
     Case {
         files: &[
+            ("package.json", r#"{"scripts":{"build":"next build"},"dependencies":{"next":"15"}}"#),
+            ("package-lock.json", "{}"),
+            ("next.config.js", "module.exports = { output: 'export', distDir: './dist' }"),
+        ],
+        what: "a Next.js site, exported as files",
+        build: &["npm ci --include=dev --no-audit --no-fund", "npm run build"],
+        service: "root dist",
+        look_at: "",
+    },
+    Case {
+        files: &[
+            ("package.json", r#"{"scripts":{"build":"next build"},"dependencies":{"next":"15"}}"#),
+            ("package-lock.json", "{}"),
+            ("next.config.js", "module.exports = { output: 'standalone', distDir: 'made' }"),
+        ],
+        what: "a Next.js application",
+        build: &[
+            "npm ci --include=dev --no-audit --no-fund",
+            "npm run build",
+            "rm -rf made/cache",
+            "rm -rf node_modules",
+            "cp -R made/static made/standalone/made/static",
+        ],
+        service: "exec env HOSTNAME=127.0.0.1 node made/standalone/server.js",
+        look_at: "",
+    },
+    Case {
+        files: &[
             (
                 "package.json",
                 r#"{"scripts":{"start":"astro dev","dev":"astro dev","build":"astro build"},"dependencies":{"astro":"^5"}}"#,
