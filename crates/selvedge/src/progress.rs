@@ -52,7 +52,7 @@ pub(crate) fn conclude(push: &Push, terminal: Terminal) -> Outcome {
                     "{} {} is live at {}.",
                     app.app,
                     app.release.short(),
-                    sites(app.sites.len())
+                    crate::terminal::count(app.sites.len(), "site")
                 );
                 terminal.line(terminal.paint(Look::Good, text));
             }
@@ -77,8 +77,4 @@ pub(crate) fn conclude(push: &Push, terminal: Terminal) -> Outcome {
         text.push_str(line);
     }
     Err(Failure::new(Code::Refused, text, kept))
-}
-
-fn sites(number: usize) -> String {
-    if number == 1 { "1 site".to_owned() } else { format!("{number} sites") }
 }

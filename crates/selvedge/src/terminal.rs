@@ -245,6 +245,11 @@ pub(crate) fn size(bytes: u64) -> String {
     if whole < 10 { format!("{whole}.{tenth} {name}") } else { format!("{whole} {name}") }
 }
 
+/// A number of things: `1 site`, `8 sites`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// How long ago `then_ms` (Unix ms) was at `now_ms`: `just now`, `5 min ago`, `3 days ago`.
 pub(crate) fn ago(then_ms: u64, now_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(then_ms) / 1_000;
@@ -266,6 +271,7 @@ mod tests {
         assert_eq!([640, 3_250, 245_000].map(duration), ["640 ms", "3.2 s", "4 min 05 s"]);
         assert_eq!(duration(300_000), "5 min");
         assert_eq!(ago(0, 300_000), "5 min ago");
+        assert_eq!([0, 1, 8].map(|it| count(it, "site")), ["0 sites", "1 site", "8 sites"]);
         assert_eq!([640, 3_250, 48_000_000].map(size), ["640 B", "3.2 kB", "48 MB"]);
     }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::leftovers;
 use crate::contract;
 use crate::failure::{Code, Failure, OrFail as _, Outcome};
+use crate::terminal::{count, size};
 
 /// The file that is locked, in which the holder's process id stands.
 const LOCK: &str = "lock";
@@ -140,18 +141,18 @@ impl Removed {
     /// For people.
     pub(super) fn words(&self) -> String {
         let mut words = format!(
-            "Removed the box's data in {}: {} files, {}.",
+            "Removed the box's data in {}: {}, {}.",
             self.data.display(),
-            self.files,
-            crate::terminal::size(self.bytes)
+            count(usize::try_from(self.files).unwrap_or(usize::MAX), "file"),
+            size(self.bytes)
         );
         if !self.repositories.is_empty() {
             let names: Vec<&str> = self.repositories.iter().map(String::as_str).collect();
             words += &format!("\nRepositories that had been pushed to it: {}.", names.join(", "));
         }
         if !self.control_groups.is_empty() {
-            let count = self.control_groups.len();
-            words += &format!("\nRemoved {count} control groups that killed processes had left.");
+            let groups = count(self.control_groups.len(), "control group");
+            words += &format!("\nRemoved {groups} that killed processes had left.");
         }
         words
     }

@@ -248,7 +248,8 @@ fn info(plan: &BoxPlan, children: &Children) -> Outcome<Option<DevInfo>> {
 
 fn greet(terminal: Terminal, info: &DevInfo, took: Duration) {
     let took = crate::terminal::duration(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-    let title = format!("Selvedge is up: {} sites, one machine, {took}.", info.sites.len());
+    let sites = crate::terminal::count(info.sites.len(), "site");
+    let title = format!("Selvedge is up: {sites}, one machine, {took}.");
     terminal.line(terminal.paint(Look::Strong, title));
     let port = info.sites.first().map_or(0, |site| site.http);
     for (what, value) in [

@@ -57,7 +57,7 @@ pub(crate) fn run(check: &Check, terminal: Terminal) -> Outcome {
         }
     }
     let count = report.problems.len();
-    let what = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
+    let what = crate::terminal::count(count, "problem");
     Err(Failure::new(Code::Usage, what, "mend the lines above; nothing was sent anywhere"))
 }
 

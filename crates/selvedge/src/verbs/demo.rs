@@ -132,9 +132,8 @@ async fn show(
     report: &mut Report,
     terminal: Terminal,
 ) -> Outcome {
-    terminal.line(
-        terminal.paint(Look::Strong, format!("A planet in a box: {} sites.", dev.sites.len())),
-    );
+    let sites = crate::terminal::count(dev.sites.len(), "site");
+    terminal.line(terminal.paint(Look::Strong, format!("A planet in a box: {sites}.")));
     let control = Control {
         client: Client::new(&ClientConfig {
             url: dev.control.clone(),
