@@ -9,6 +9,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::RecvStream;
+use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -104,6 +107,65 @@ impl Received {
     }
 }
 
+/// A request's body as its connection brings it.
+pub(crate) enum ClientBody {
+    /// By HTTP/1.
+    Http1(Incoming),
+    /// By HTTP/2: the stream, what it is to bring yet if that was said, and whether only trailers
+    /// are left.
+    Http2(RecvStream, Option<u64>, bool),
+}
+
+impl ClientBody {
+    /// The body of a request of HTTP/2, whose length its head may say.
+    pub(crate) fn http2(stream: RecvStream, headers: &HeaderMap) -> Self {
+        let length = headers.get(CONTENT_LENGTH);
+        let left = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        Self::Http2(stream, left, false)
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let (stream, left, data_ended) = match &mut *self {
+            Self::Http1(body) => return Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Http2(stream, left, data_ended) => (stream, left, data_ended),
+        };
+        if !*data_ended {
+            if let Some(data) = ready!(stream.poll_data(cx)?) {
+                // Taken: it is the upstream's to hold back now.
+                let _ = stream.flow_control().release_capacity(data.len());
+                *left = left.map(|left| left.saturating_sub(data.len() as u64));
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            *data_ended = true;
+        }
+        let trailers = ready!(stream.poll_trailers(cx))?;
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(stream, ..) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(..) if self.is_end_stream() => SizeHint::with_exact(0),
+            Self::Http2(_, left, _) => left.map(SizeHint::with_exact).unwrap_or_default(),
+        }
+    }
+}
+
 /// A request's body on its way to a workload, trailers included: without those that may only stand
 /// in a head, since they have carried smuggled headers.
 pub(crate) enum RequestBody {
@@ -116,7 +178,7 @@ pub(crate) enum RequestBody {
 }
 
 pub(crate) struct StreamingBody {
-    inner: Incoming,
+    inner: ClientBody,
     left: u64,
     max_trailer_bytes: usize,
     stall: Stall,
@@ -149,7 +211,11 @@ impl Pace {
 }
 
 impl RequestBody {
-    pub(crate) fn new(inner: Option<Incoming>, limits: &Limits, received: &Arc<Received>) -> Self {
+    pub(crate) fn new(
+        inner: Option<ClientBody>,
+        limits: &Limits,
+        received: &Arc<Received>,
+    ) -> Self {
         let Some(inner) = inner.filter(|inner| !inner.is_end_stream()) else {
             return Self::Empty;
         };

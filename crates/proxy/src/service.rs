@@ -15,12 +15,11 @@ use http::request::Parts;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
 };
-use hyper::body::Incoming;
 use selvedge_model::ServiceName;
 use selvedge_model::manifest::PathPattern;
 use selvedge_telemetry::Chain;
 
-use crate::body::{Payload, ResponseBody};
+use crate::body::{ClientBody, Payload, ResponseBody};
 use crate::check::{self, Checked};
 use crate::files::{NoContent, StaticSite};
 use crate::listener::Client;
@@ -42,7 +41,7 @@ struct Asked {
     exchange: Exchange,
     head: Parts,
     /// None once it was sent on.
-    body: Option<Incoming>,
+    body: Option<ClientBody>,
     checked: Checked,
     located: Located,
     /// The agent asks.
@@ -101,7 +100,7 @@ impl Future for Handling {
 }
 
 /// Answers one request.
-pub(crate) fn handle(client: Arc<Client>, request: Request<Incoming>) -> Handling {
+pub(crate) fn handle(client: Arc<Client>, request: Request<ClientBody>) -> Handling {
     let (head, body) = request.into_parts();
     let trace = Trace::of(&head.headers, &client.shared.ids);
     let mut exchange = Exchange::begin(&client, &head, &trace);

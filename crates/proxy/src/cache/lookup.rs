@@ -6,7 +6,6 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http_body::Body as _;
-use hyper::body::Incoming;
 use selvedge_cache::key::Key;
 use selvedge_cache::object::Object;
 use selvedge_cache::policy::{Reuse, Wish, is_for_origin, is_lookup, variant};
@@ -14,6 +13,7 @@ use selvedge_cache::status::Forwarded;
 
 use super::shelf::{Variants, What};
 use super::{Cache, CacheScope};
+use crate::body::ClientBody;
 
 /// A request as the cache sees it.
 pub(crate) struct Asking {
@@ -47,7 +47,7 @@ impl Asking {
     pub(crate) fn of(
         scope: &CacheScope,
         head: &Parts,
-        body: Option<&Incoming>,
+        body: Option<&ClientBody>,
         scheme: &str,
         authority: &[u8],
     ) -> Option<Self> {

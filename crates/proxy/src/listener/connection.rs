@@ -1,20 +1,15 @@
 //! Accepting connections, and each one's life.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Request, StatusCode};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use http::{HeaderMap, StatusCode};
 use ipnet::IpNet;
 use selvedge_telemetry::Chain;
 use selvedge_telemetry::access::AccessLog;
@@ -33,7 +28,7 @@ use crate::activity::{Activity, Order, Watched};
 use crate::client_address::client_address;
 use crate::floor::Floors;
 use crate::record;
-use crate::service;
+use crate::spoken::Spoken;
 use crate::tls;
 use crate::trace::Ids;
 use crate::{Limits, Snapshot};
@@ -110,7 +105,6 @@ pub(crate) struct Ends {
 pub(super) struct Door {
     pub(super) shared: Arc<Shared>,
     pub(super) listener: Arc<ArcSwap<Listener>>,
-    pub(super) http: Builder<TokioExecutor>,
     pub(super) acceptor: TlsAcceptor,
     pub(super) gate: Arc<Semaphore>,
     pub(super) roster: Roster,
@@ -189,7 +183,7 @@ impl Door {
         }
         match listener.protocol {
             Protocol::Http => {
-                self.serve(stream, self.http.clone(), (peer, permit), None, false).await;
+                self.serve(stream, (peer, permit), None, None).await;
             }
             Protocol::Https => {
                 let handshake = self.in_time(self.acceptor.accept(stream));
@@ -227,23 +221,20 @@ impl Door {
     ) {
         let session = stream.get_ref().1;
         let tls = Some(tls::version_name(session.protocol_version()));
-        let multiplexed = session.alpn_protocol() == Some(b"h2");
-        let http = self.http.clone();
-        let http = if multiplexed { http.http2_only() } else { http.http1_only() };
-        self.serve(stream, http, from, tls, multiplexed).await;
+        let http2 = Some(session.alpn_protocol() == Some(b"h2"));
+        self.serve(stream, from, tls, http2).await;
     }
 
     async fn serve<S>(
         &self,
         stream: S,
-        http: Builder<TokioExecutor>,
         (peer, permit): (SocketAddr, OwnedSemaphorePermit),
         tls: Option<&'static str>,
-        multiplexed: bool,
+        http2: Option<bool>,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let activity = Arc::new(Activity::new(multiplexed));
+        let activity = Arc::new(Activity::new(http2 == Some(true)));
         let _seat = self.roster.seat(&activity);
         let client = Arc::new(Client {
             shared: Arc::clone(&self.shared),
@@ -253,25 +244,19 @@ impl Door {
             ends: self.ends.clone(),
             _permit: permit,
         });
-        let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity) });
-        let requester = Arc::clone(&client);
-        let handler = service_fn(move |request: Request<Incoming>| {
-            let client = Arc::clone(&requester);
-            let answer = service::handle(client, request);
-            async move { Ok::<_, Infallible>(answer.await) }
-        });
-        let mut connection = pin!(http.serve_connection_with_upgrades(io, handler));
+        let stream = Watched { stream, activity: Arc::clone(&activity) };
+        let mut connection = Spoken::new(stream, Arc::clone(&client), http2);
         let mut leaving = false;
         let end = std::future::poll_fn(|cx| {
             loop {
-                if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                     return Poll::Ready(result);
                 }
                 match activity.ordered(cx) {
                     Order::Close => return Poll::Ready(Ok(())),
                     Order::Leave if !leaving => {
                         leaving = true;
-                        connection.as_mut().graceful_shutdown();
+                        connection.graceful_shutdown();
                     }
                     _ => return Poll::Pending,
                 }
@@ -295,24 +280,4 @@ fn ended(client: &Client, error: &(dyn std::error::Error + 'static)) {
         };
         record::unreadable(client, status.as_u16());
     }
-}
-
-/// HTTP settings. The timeouts for heads and idle connections are [`Activity`]'s, since hyper has
-/// one for both.
-pub(super) fn builder(limits: &Limits) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_buf_size((limits.max_header_bytes as usize).max(8192))
-        .writev(true);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.max_streams)
-        .max_pending_accept_reset_streams(limits.max_pending_resets)
-        .max_header_list_size(limits.max_header_bytes)
-        .max_send_buf_size(256 << 10);
-    builder
 }

@@ -8,8 +8,6 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hyper_util::rt::TokioExecutor;
-use hyper_util::server::conn::auto::Builder;
 use selvedge_telemetry::Chain;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
@@ -17,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{self, Door};
+use super::connection::Door;
 use super::plan::{Plan, plan};
 use super::roster::Roster;
 use super::shard::Shards;
@@ -42,7 +40,6 @@ pub(crate) struct Common {
 pub(crate) struct Server {
     common: Common,
     shards: Shards,
-    http: Builder<TokioExecutor>,
     gate: Arc<Semaphore>,
     drain_timeout: Duration,
     wanted: watch::Receiver<Arc<Listeners>>,
@@ -77,7 +74,6 @@ impl Server {
         let limits = common.shared.first().map(|shared| shared.limits.clone()).unwrap_or_default();
         let gate = limits.max_connections.min(Semaphore::MAX_PERMITS);
         let mut server = Self {
-            http: connection::builder(&limits),
             common,
             shards,
             gate: Arc::new(Semaphore::new(gate)),
@@ -136,7 +132,6 @@ impl Server {
             let door = Arc::new(Door {
                 shared: Arc::clone(shared),
                 listener: Arc::clone(&open.listener),
-                http: self.http.clone(),
                 acceptor: self.common.acceptor.clone(),
                 gate: Arc::clone(&self.gate),
                 roster: Roster::default(),

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Asked;
 use crate::body::{Payload, RequestBody, RequestBodyError};
 use crate::cache::{self, About, Asking, Cache, CacheScope, Fetch, Fetched, Found, Join, Outcome};
+use crate::hints::Hints;
 use crate::pages::Fault;
 use crate::record::milliseconds;
 use crate::tunnel::{self, Tunnel};
@@ -350,6 +351,9 @@ impl Asked {
         let target = self.head.uri.path_and_query().cloned();
         *request.uri_mut() = target.map(Uri::from).unwrap_or_default();
         *request.headers_mut() = headers;
+        if let Some(hints) = self.head.extensions.get::<Hints>() {
+            request.extensions_mut().insert(hints.clone());
+        }
         request
     }
 

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 
 use super::{Broken, Unanswered, UpstreamError, UpstreamLimits, may_repeat};
 use crate::body::{Received, RequestBody, Stall};
+use crate::hints::Hints;
 use crate::snapshot::Stream;
 
 /// A body is read in pieces of up to this.
@@ -80,6 +81,7 @@ impl Line {
             headers.insert(CONNECTION, HeaderValue::from_static("te"));
         }
         stall.restart(limits.response_timeout);
+        Hints::listen(&mut request);
         // A connection that was idle may be closed while the request is on its way.
         let mut replay = std::mem::replace(reused, true).then(|| replay(&request)).flatten();
         let mut response = pin!(sender.try_send_request(request));

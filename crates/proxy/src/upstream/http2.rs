@@ -12,17 +12,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
-use h2::{Ping, Reason, RecvStream, SendStream};
+use h2::{Ping, Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, HOST};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Request, Response, Uri};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Broken, Unanswered, UpstreamError, UpstreamLimits, may_repeat};
-use crate::body::{Received, RequestBody, Stall};
+use crate::body::{BodyError, Received, RequestBody, Stall};
+use crate::hints::Hints;
+use crate::pipe::Pipe;
 use crate::snapshot::Stream;
 
 /// Requests at once on one connection, whatever more the server allows. Servers that allow fewer
@@ -192,9 +194,9 @@ impl Place {
                 return Err(unsent(UpstreamError::ClosedEarly(error.into()), Some(again)));
             }
         };
-        let mut upload = Upload::new(body, stream);
+        let mut upload = Pipe::new(Kept::new(body), stream, Reason::CANCEL);
         let mut stall = Stall::new(limits.response_timeout);
-        let wait = Wait { received, limits };
+        let wait = Wait { received, limits, hints: parts.extensions.get::<Hints>() };
         match head_of(&mut response, &mut upload, &mut stall, wait).await {
             Ok(response) => {
                 stall.restart(limits.stall_timeout);
@@ -208,7 +210,7 @@ impl Place {
     fn answer(
         self,
         response: Response<RecvStream>,
-        upload: Upload,
+        upload: Pipe<Kept>,
         stall: Stall,
         request: &Parts,
     ) -> Response<Http2Body> {
@@ -217,8 +219,7 @@ impl Place {
             .filter(|_| request.method != Method::HEAD)
             .and_then(|length| length.to_str().ok()?.parse().ok());
         // Both directions go on at their own pace from here.
-        let upload =
-            (!upload.done).then(|| AbortOnDropHandle::new(tokio::spawn(upload.into_future())));
+        let upload = (!upload.is_done()).then(|| AbortOnDropHandle::new(tokio::spawn(upload)));
         response.map(|stream| Http2Body {
             stream,
             data_ended: false,
@@ -235,7 +236,7 @@ impl Place {
         &self,
         error: h2::Error,
         parts: Parts,
-        upload: Upload,
+        upload: Pipe<Kept>,
         received: &Received,
     ) -> Unanswered {
         if let Some(error) = received.error() {
@@ -257,8 +258,8 @@ impl Place {
             || (self.reused
                 && error.is_io()
                 && may_repeat(&parts.method)
-                && upload.body.is_empty());
-        let body = harmless.then(|| upload.into_body()).flatten();
+                && upload.body().body.is_empty());
+        let body = harmless.then(|| upload.into_body().whole()).flatten();
         let again = body.map(|body| Request::from_parts(parts, body));
         let error = match refused {
             true => UpstreamError::Busy,
@@ -273,6 +274,7 @@ impl Place {
 struct Wait<'a> {
     received: &'a Received,
     limits: &'a UpstreamLimits,
+    hints: Option<&'a Hints>,
 }
 
 enum Failure {
@@ -283,16 +285,19 @@ enum Failure {
 /// Waits for the head of the response, sending the request's body meanwhile.
 async fn head_of(
     response: &mut ResponseFuture,
-    upload: &mut Upload,
+    upload: &mut Pipe<Kept>,
     stall: &mut Stall,
     wait: Wait<'_>,
 ) -> Result<Response<RecvStream>, Failure> {
-    let Wait { received, limits } = wait;
+    let Wait { received, limits, hints } = wait;
     let mut seen = received.bytes();
     poll_fn(|cx| {
-        let _ = upload.poll(cx);
-        // Nobody listens for what comes before the response.
-        while let Poll::Ready(Some(Ok(_))) = response.poll_informational(cx) {}
+        let _ = Pin::new(&mut *upload).poll(cx);
+        while let Poll::Ready(Some(Ok(early))) = response.poll_informational(cx) {
+            if let Some(hints) = hints {
+                hints.take(early.status(), early.headers());
+            }
+        }
         if let Poll::Ready(result) = Pin::new(&mut *response).poll(cx) {
             return Poll::Ready(result.map_err(Failure::Stream));
         }
@@ -325,100 +330,48 @@ fn head(parts: &Parts, scheme: &Scheme) -> Option<Request<()>> {
     Some(head)
 }
 
-/// A request's body on its way.
-struct Upload {
+/// A request's body, of which what was taken is kept while it is little.
+struct Kept {
     body: RequestBody,
-    stream: SendStream<Bytes>,
-    /// What the server has not yet made room for.
-    chunk: Bytes,
-    /// What was taken of the body, while that is all and little enough to be sent again.
-    kept: Option<Vec<Bytes>>,
-    done: bool,
+    taken: Option<Vec<Bytes>>,
 }
 
-impl Upload {
-    fn new(body: RequestBody, stream: SendStream<Bytes>) -> Self {
-        let done = body.is_end_stream();
-        Self { body, stream, chunk: Bytes::new(), kept: Some(Vec::new()), done }
-    }
-
-    /// The rest goes on by itself.
-    async fn into_future(mut self) {
-        self.kept = None;
-        poll_fn(|cx| self.poll(cx)).await;
+impl Kept {
+    fn new(body: RequestBody) -> Self {
+        Self { body, taken: Some(Vec::new()) }
     }
 
     /// The body as it was at first.
-    fn into_body(self) -> Option<RequestBody> {
-        self.kept.map(|kept| RequestBody::again(kept, self.body))
+    fn whole(self) -> Option<RequestBody> {
+        self.taken.map(|taken| RequestBody::again(taken, self.body))
     }
 
-    fn keep(&mut self, data: &Bytes) {
-        if let Some(kept) = &mut self.kept {
-            kept.push(data.clone());
-            if kept.iter().map(Bytes::len).sum::<usize>() > MAX_KEPT {
-                self.kept = None;
-            }
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let Some(taken) = &mut self.taken else { return };
+        taken.extend(frame.data_ref().cloned());
+        if frame.is_trailers() || taken.iter().map(Bytes::len).sum::<usize>() > MAX_KEPT {
+            self.taken = None;
         }
     }
+}
 
-    /// Ready when nothing is left to be sent, or the server takes no more.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.done {
-            if self.chunk.is_empty() {
-                ready!(self.poll_body(cx));
-            } else if ready!(self.poll_send(cx)).is_none() {
-                // The stream has ended; the response says why.
-                self.done = true;
-            }
-        }
-        Poll::Ready(())
-    }
+impl Body for Kept {
+    type Data = Bytes;
+    type Error = BodyError;
 
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.stream.poll_reset(cx).is_ready() {
-            self.done = true;
-            return Poll::Ready(());
-        }
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let sent = match frame.map(|frame| frame.map(Frame::into_data)) {
-            Some(Ok(Ok(data))) => {
-                self.keep(&data);
-                self.chunk = data;
-                return Poll::Ready(());
-            }
-            Some(Ok(Err(frame))) => match frame.into_trailers() {
-                Ok(trailers) => {
-                    self.kept = None;
-                    self.stream.send_trailers(trailers)
-                }
-                Err(_) => return Poll::Ready(()),
-            },
-            None => self.stream.send_data(Bytes::new(), true),
-            Some(Err(_)) => {
-                self.stream.send_reset(Reason::CANCEL);
-                Ok(())
-            }
-        };
-        // What fails here fails because the stream has ended.
-        let _ = sent;
-        self.done = true;
-        Poll::Ready(())
+        if let Some(Ok(frame)) = &frame {
+            self.keep(frame);
+        }
+        Poll::Ready(frame)
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Option<()>> {
-        self.stream.reserve_capacity(self.chunk.len());
-        while self.stream.capacity() == 0 {
-            match ready!(self.stream.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(None),
-            }
-        }
-        let part = self.chunk.split_to(self.stream.capacity().min(self.chunk.len()));
-        let last = self.chunk.is_empty() && self.body.is_end_stream();
-        let sent = self.stream.send_data(part, last);
-        self.done = last;
-        Poll::Ready(sent.ok())
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 }
 

@@ -11,6 +11,8 @@ mod elsewhere;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod hints;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod http2_upstreams;
