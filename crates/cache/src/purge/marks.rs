@@ -42,6 +42,14 @@ impl Mark {
         }
     }
 
+    fn each(&self, scope: &Scope, take: &mut impl FnMut(Scope, Kind, u64)) {
+        for (kind, generation) in [(Kind::Hard, self.hard), (Kind::Soft, self.soft)] {
+            if generation > 0 {
+                take(scope.clone(), kind, generation);
+            }
+        }
+    }
+
     fn forget(&mut self, generation: u64) {
         self.hard = if self.hard > generation { self.hard } else { 0 };
         self.soft = if self.soft > generation { self.soft } else { 0 };
@@ -205,6 +213,23 @@ impl Marks {
         if self.bans.iter().any(|ban| ban.generation <= generation) {
             let kept = self.bans.iter().filter(|ban| ban.generation > generation);
             self.bans = kept.cloned().collect();
+        }
+    }
+
+    /// Gives every purge to `take`, with its generation.
+    pub(super) fn each(&self, mut take: impl FnMut(Scope, Kind, u64)) {
+        self.all.each(&Scope::App, &mut take);
+        for (name, mark) in &self.urls.marks {
+            mark.each(&Scope::Url(name.to_vec()), &mut take);
+        }
+        for (name, mark) in &self.tags.marks {
+            mark.each(&Scope::Tag(name.to_vec()), &mut take);
+        }
+        for (prefix, mark) in self.prefixes.iter() {
+            mark.each(&Scope::Prefix(prefix), &mut take);
+        }
+        for ban in self.bans.iter() {
+            take(Scope::Ban(ban.expression.clone()), ban.kind, ban.generation);
         }
     }
 

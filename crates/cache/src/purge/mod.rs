@@ -17,6 +17,7 @@
 //! Deliberately absent: who may purge, and carrying purges to other sites.
 
 pub mod ban;
+mod journal;
 mod labels;
 mod marks;
 mod prefix;
@@ -27,11 +28,15 @@ mod tests;
 
 use std::collections::hash_map::{HashMap, RandomState};
 use std::fmt;
+use std::fs::File;
 use std::hash::BuildHasher as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ban::Ban;
+use journal::Journal;
+pub(crate) use journal::{JournalError, Purge};
 pub use labels::{Labels, Purgeable, Tags, TagsError};
 use marks::Marks;
 pub use prefix::{Prefix, PrefixError};
@@ -115,6 +120,12 @@ struct Lane {
     newest: AtomicU64,
 }
 
+#[derive(Default)]
+struct Order {
+    counters: Counters,
+    journal: Option<Journal>,
+}
+
 struct Inner {
     limits: Limits,
     secret: RandomState,
@@ -122,8 +133,10 @@ struct Inner {
     /// The newest purge whose mark is in its lane.
     current: AtomicU64,
     /// One purge at a time, so that generations become current in order.
-    order: Mutex<Counters>,
+    order: Mutex<Order>,
     tickets: Arc<Tickets>,
+    /// A purge could not be written down: what outlives this process must go.
+    forgetful: AtomicBool,
 }
 
 /// Purges, and tells what is purged. Cheap to clone; all clones are one.
@@ -131,20 +144,22 @@ struct Inner {
 pub struct Purger(Arc<Inner>);
 
 impl Purger {
-    /// Without marks, at the first generation.
+    /// For objects that don't outlive the process.
     pub fn new(limits: Limits) -> Self {
         Self::starting_at(Generation::FIRST, limits)
     }
 
-    /// Without marks, at a generation that is not older than that of any object in store.
+    /// Without marks. Where objects outlive the process, `generation` is
+    /// [`Generation::at_start`].
     pub fn starting_at(generation: Generation, limits: Limits) -> Self {
         Self(Arc::new(Inner {
             limits,
             secret: RandomState::new(),
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
             current: AtomicU64::new(generation.as_u64()),
-            order: Mutex::new(Counters::default()),
+            order: Mutex::default(),
             tickets: Arc::default(),
+            forgetful: AtomicBool::new(false),
         }))
     }
 
@@ -153,22 +168,103 @@ impl Purger {
         Generation::from_u64(self.0.current.load(Ordering::Acquire))
     }
 
-    /// To be taken BEFORE a request to the origin is sent, or an object from a slower tier is
-    /// checked; its generation stamps what comes of it, and it is held until that is stored.
+    /// To be taken BEFORE a request to the origin is sent, or an object is taken from a tier; its
+    /// generation stamps what comes of the request. It is held until everything is stored or
+    /// dropped, and what had to make room for it was checked if it is stored elsewhere.
     pub fn ticket(&self) -> Ticket {
         Tickets::take(&self.0.tickets, || self.current())
     }
 
-    /// Purges, from the moment that this returns and at the latest then. Returns the purge's
-    /// generation.
+    /// Purges. When this returns, the purge holds. If there is a disk tier, it was written there,
+    /// which a killed process does not take back; `disk::Disk::flush` guards it against
+    /// loss of power.
     pub fn purge(&self, app: &[u8], scope: &Scope, kind: Kind) -> Generation {
-        let mut counters = self.0.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let generation = self.0.current.load(Ordering::Relaxed) + 1;
-        self.mark(app, scope, kind, generation, &mut counters);
-        Generation::from_u64(generation)
+        let mut order = self.0.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = self.current().next();
+        self.mark(app, scope, kind, generation, &mut order.counters);
+        let Order { journal, .. } = &mut *order;
+        if let Some(open) = journal {
+            let purge = Purge { app: app.into(), scope: scope.clone(), kind, generation };
+            if open.record(&purge, || self.all()).is_err() {
+                *journal = None;
+                self.0.forgetful.store(true, Ordering::Release);
+            }
+        }
+        generation
     }
 
-    fn mark(&self, app: &[u8], scope: &Scope, kind: Kind, generation: u64, count: &mut Counters) {
+    /// Repeats the purges that a directory's journal holds, and writes down all purges there from
+    /// now on.
+    pub(crate) fn attach(&self, directory: &Path) -> Result<(), JournalError> {
+        let mut order = self.0.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let earlier = Journal::read(directory)?;
+        if earlier.iter().any(|purge| purge.generation > self.current()) {
+            return Err(JournalError::Clock);
+        }
+        let mut repeated = Counters::default();
+        for purge in earlier {
+            self.mark(&purge.app, &purge.scope, purge.kind, purge.generation, &mut repeated);
+        }
+        order.journal = Some(Journal::create(directory, &self.all())?);
+        self.0.forgetful.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Writes down all purges from now on, and those in force, in a directory that holds no object
+    /// which an earlier purge would concern.
+    pub(crate) fn attach_anew(&self, directory: &Path) -> Result<(), JournalError> {
+        let mut order = self.0.order.lock().unwrap_or_else(PoisonError::into_inner);
+        order.journal = Some(Journal::create(directory, &self.all())?);
+        self.0.forgetful.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// There is no journal to trust: what outlives this process must go.
+    pub(crate) fn forget_journal(&self) {
+        self.0.forgetful.store(true, Ordering::Release);
+    }
+
+    /// Stops writing purges down.
+    pub(crate) fn detach(&self) {
+        self.0.order.lock().unwrap_or_else(PoisonError::into_inner).journal = None;
+    }
+
+    /// A handle on the journal, if something was written since the last time.
+    pub(crate) fn unsynced(&self) -> Option<File> {
+        let mut order = self.0.order.lock().unwrap_or_else(PoisonError::into_inner);
+        order.journal.as_mut().and_then(Journal::unsynced)
+    }
+
+    /// Whether a purge was not written down that should have been, since the last time that a
+    /// journal was attached.
+    pub(crate) fn forgot(&self) -> bool {
+        self.0.forgetful.load(Ordering::Acquire)
+    }
+
+    /// All purges in force, with the generations they have.
+    fn all(&self) -> Vec<Purge> {
+        let mut all = Vec::new();
+        for lane in &self.0.lanes {
+            let apps = lane.apps.read().unwrap_or_else(PoisonError::into_inner);
+            for (app, marks) in apps.iter() {
+                marks.each(|scope, kind, generation| {
+                    let generation = Generation::from_u64(generation);
+                    all.push(Purge { app: app.clone(), scope, kind, generation });
+                });
+            }
+        }
+        all
+    }
+
+    fn mark(
+        &self,
+        app: &[u8],
+        scope: &Scope,
+        kind: Kind,
+        generation: Generation,
+        count: &mut Counters,
+    ) {
+        let generation = generation.as_u64();
         let Some(lane) = self.lane(app) else { return };
         let mut apps = lane.apps.write().unwrap_or_else(PoisonError::into_inner);
         if !apps.contains_key(app) {
@@ -237,9 +333,18 @@ impl Purger {
         self.0.tickets.oldest(|| self.current())
     }
 
+    fn next_ticket(&self) -> u64 {
+        self.0.tickets.next()
+    }
+
+    /// Whether no ticket is held that was taken before this one.
+    fn settled(&self, ticket: u64) -> bool {
+        self.0.tickets.back_before(ticket)
+    }
+
     /// What there is.
     pub fn counters(&self) -> Counters {
-        let mut counters = *self.0.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counters = self.0.order.lock().unwrap_or_else(PoisonError::into_inner).counters;
         for lane in &self.0.lanes {
             let apps = lane.apps.read().unwrap_or_else(PoisonError::into_inner);
             counters.marks += apps.values().map(Marks::len).sum::<usize>();

@@ -87,6 +87,12 @@ impl Prefix {
     fn key(&self) -> Box<[u8]> {
         text(self.host.as_deref().unwrap_or_default().as_bytes(), self.path.as_bytes()).into()
     }
+
+    fn of_key(key: &[u8], open: bool) -> Option<Self> {
+        let (host, path) = std::str::from_utf8(key).ok()?.split_once(char::from(SEPARATOR))?;
+        let host = (!host.is_empty()).then(|| host.to_owned());
+        Some(Self { host, path: path.to_owned(), open })
+    }
 }
 
 fn text(host: &[u8], path: &[u8]) -> Vec<u8> {
@@ -142,6 +148,15 @@ impl Prefixes {
     /// The generations of what is marked.
     pub(super) fn newest(&self) -> impl Iterator<Item = u64> {
         self.marks.values().map(Pair::newest)
+    }
+
+    /// All that is marked.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Prefix, &Mark)> {
+        self.marks.iter().flat_map(|(key, pair)| {
+            [(false, &pair.closed), (true, &pair.open)]
+                .into_iter()
+                .filter_map(|(open, mark)| Some((Prefix::of_key(key, open)?, mark)))
+        })
     }
 
     /// Changes all marks, and drops those that become empty.

@@ -3,18 +3,31 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use super::Verdict;
 
-/// How many purges there have been: the time that purging goes by.
+/// The time that purging goes by: every purge is one later than all before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(u64);
 
 impl Generation {
-    /// Before any purge.
+    /// Before any purge of any process.
     pub const FIRST: Self = Self(0);
     /// A stamp holds it beside a verdict.
     const MOST: u64 = u64::MAX >> VERDICT_BITS;
+
+    /// The first generation of a process: the time it started at, so that it is newer than what
+    /// earlier processes left behind, and older than what later ones will.
+    pub fn at_start(now: SystemTime) -> Self {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self::from_u64(u64::try_from(since.as_micros()).unwrap_or(0))
+    }
+
+    /// The one after it.
+    pub(super) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
 
     /// As it is stored.
     pub fn as_u64(self) -> u64 {
@@ -75,25 +88,45 @@ impl Stamp {
     }
 }
 
-/// How many tickets there are of each generation.
+/// The tickets that are held, numbered in the order they were taken in. Generations never go back,
+/// so the first ticket has the oldest.
 #[derive(Debug, Default)]
-pub(super) struct Tickets(Mutex<BTreeMap<u64, usize>>);
+pub(super) struct Tickets(Mutex<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    next: u64,
+    held: BTreeMap<u64, Generation>,
+}
 
 impl Tickets {
     /// The generation is read under the lock, so that [`Tickets::oldest`] is not later than any
     /// ticket that is taken after it.
     pub(super) fn take(tickets: &Arc<Self>, current: impl FnOnce() -> Generation) -> Ticket {
         let mut taken = tickets.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let generation = current();
-        *taken.entry(generation.0).or_default() += 1;
+        let (number, generation) = (taken.next, current());
+        taken.next += 1;
+        taken.held.insert(number, generation);
         drop(taken);
-        Ticket { generation, tickets: tickets.clone() }
+        Ticket { number, generation, tickets: tickets.clone() }
     }
 
+    /// The oldest generation that is held or may be taken from now on.
     pub(super) fn oldest(&self, current: impl FnOnce() -> Generation) -> Generation {
         let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let current = current();
-        taken.keys().next().map_or(current, |oldest| Generation(*oldest).min(current))
+        taken.held.values().next().map_or(current, |oldest| current.min(*oldest))
+    }
+
+    /// The number of the next ticket.
+    pub(super) fn next(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).next
+    }
+
+    /// Whether all tickets before a number were given back.
+    pub(super) fn back_before(&self, number: u64) -> bool {
+        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.held.keys().next().is_none_or(|first| *first >= number)
     }
 }
 
@@ -101,6 +134,7 @@ impl Tickets {
 /// dropped.
 #[derive(Debug)]
 pub struct Ticket {
+    number: u64,
     generation: Generation,
     tickets: Arc<Tickets>,
 }
@@ -120,11 +154,6 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut taken = self.tickets.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.generation.0) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.generation.0);
-            }
-        }
+        taken.held.remove(&self.number);
     }
 }

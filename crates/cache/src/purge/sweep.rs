@@ -24,6 +24,9 @@ pub struct Sweeper {
     goal: Option<Generation>,
     /// All that is in store, and all that is on its way there, was checked against this.
     swept: Generation,
+    /// The same, once nobody holds a ticket with a number below this: who took something out of
+    /// the store before the pass reached it has checked it by then.
+    settling: Option<(Generation, u64)>,
     /// Marks up to this are forgotten.
     forgotten: Generation,
 }
@@ -32,7 +35,8 @@ impl Sweeper {
     /// For objects that are all judged by `purger`.
     pub fn new(purger: Purger) -> Self {
         let first = Generation::FIRST;
-        Self { purger, cursor: Cursor::default(), goal: None, swept: first, forgotten: first }
+        let cursor = Cursor::default();
+        Self { purger, cursor, goal: None, swept: first, settling: None, forgotten: first }
     }
 
     /// Looks at up to `limit` objects. `oldest_elsewhere` is the oldest stamp of what lies in a
@@ -40,7 +44,8 @@ impl Sweeper {
     ///
     /// At the end of a pass every object in store was checked against what was purged before it
     /// began, or was stored while it ran: then its stamp is not older than its ticket, and that
-    /// ticket was taken during the pass or counted at its start.
+    /// ticket was taken during the pass or counted at its start. What was taken out during the
+    /// pass to be stored elsewhere is checked by its taker, under a ticket.
     pub fn step<V: Clone + Cost + Purgeable>(
         &mut self,
         memory: &Memory<V>,
@@ -48,8 +53,9 @@ impl Sweeper {
         oldest_elsewhere: Option<Generation>,
     ) -> Step<V> {
         let goal = self.goal.unwrap_or_else(|| self.purger.oldest_on_its_way());
-        if self.goal.is_none() && goal <= self.swept {
-            self.forget(oldest_elsewhere);
+        self.forget(oldest_elsewhere);
+        let reached = self.settling.map_or(self.swept, |(goal, _)| goal);
+        if self.goal.is_none() && goal <= reached {
             return Step { removed: Vec::new(), idle: true };
         }
         self.goal = Some(goal);
@@ -57,13 +63,17 @@ impl Sweeper {
         let swept = memory.sweep(&mut self.cursor, limit, keep);
         if swept.done {
             self.goal = None;
-            self.swept = goal;
+            self.settling = Some((goal, self.purger.next_ticket()));
             self.forget(oldest_elsewhere);
         }
         Step { removed: swept.removed, idle: false }
     }
 
     fn forget(&mut self, oldest_elsewhere: Option<Generation>) {
+        if let Some((goal, _)) = self.settling.take_if(|(_, tickets)| self.purger.settled(*tickets))
+        {
+            self.swept = goal;
+        }
         let needless = oldest_elsewhere.map_or(self.swept, |oldest| self.swept.min(oldest));
         if needless > self.forgotten {
             self.forgotten = needless;
