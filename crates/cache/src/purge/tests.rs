@@ -284,6 +284,24 @@ fn marks_that_a_slower_tier_needs_are_kept() {
 }
 
 #[test]
+fn what_is_on_its_way_to_a_slower_tier_is_checked_in_time() {
+    let purger = Purger::new(Limits::default());
+    let memory = Memory::new(store::Limits { capacity: 1 << 20, largest: 1 << 20 });
+    let mut sweeper = Sweeper::new(purger.clone());
+    let object = Arc::new(object((0, 0, 0, 0, 0), purger.ticket().stamp()));
+    let _ = memory.insert(b"old", object);
+    purger.purge(b"one", &Scope::App, Kind::Hard);
+    // Something makes room for itself, and the sweeper passes before what went is stored.
+    let ticket = purger.ticket();
+    let went = memory.remove(b"old").unwrap();
+    while !sweeper.step(&memory, 100, None).idle {}
+    assert_eq!(purger.verdict(&went), Verdict::Gone);
+    drop(ticket);
+    while !sweeper.step(&memory, 100, None).idle {}
+    assert_eq!(purger.counters().marks, 0);
+}
+
+#[test]
 fn prefixes_are_read_or_refused() {
     for text in ["/", "/a/b", "a.example/", "a.example/x*", "[::1]/a", "/*"] {
         assert_eq!(text.parse::<Prefix>().unwrap().to_string(), text);
