@@ -340,6 +340,7 @@ fn nothing(config: &Config) -> Snapshot {
         hosts: HashMap::new(),
         rest: None,
         certificates: HashMap::new(),
+        default_certificate: None,
         explain: config.explain,
         probe_key: None,
     }

@@ -207,6 +207,7 @@ impl Reconciler {
                 hosts,
                 rest: None,
                 certificates: self.certificates.keys(),
+                default_certificate: None,
                 explain: self.setup.explain,
                 probe_key: Some(self.setup.probe_key.clone()),
             }));

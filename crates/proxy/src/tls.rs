@@ -38,7 +38,8 @@ pub(crate) fn version_name(version: Option<rustls::ProtocolVersion>) -> &'static
     }
 }
 
-/// A host without a certificate, and a client that names none, gets a handshake alert.
+/// A host without a certificate, and a client that names none, gets a handshake alert where there is
+/// no certificate for the rest.
 struct BySni {
     snapshot: watch::Receiver<Arc<Snapshot>>,
 }
@@ -51,11 +52,11 @@ impl std::fmt::Debug for BySni {
 
 impl ResolvesServerCert for BySni {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = hello.server_name()?;
         let snapshot = self.snapshot.borrow();
-        match snapshot.certificates.get(name) {
-            Some(key) => Some(Arc::clone(key)),
-            None => snapshot.certificates.get(name.to_ascii_lowercase().as_str()).cloned(),
-        }
+        let named = hello.server_name().and_then(|name| {
+            let certificates = &snapshot.certificates;
+            certificates.get(name).or_else(|| certificates.get(name.to_ascii_lowercase().as_str()))
+        });
+        named.or(snapshot.default_certificate.as_ref()).cloned()
     }
 }

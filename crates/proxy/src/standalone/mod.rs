@@ -4,6 +4,7 @@
 
 mod address;
 mod admin;
+mod file;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use selvedge_model::manifest::PathPattern;
 
 pub use address::{Address, AddressError, Scheme};
 pub use admin::Admin;
+pub use file::{FileError, Settings, size};
 
 use crate::upstream::{Protocol, TcpConnect, UpstreamTlsError};
 use crate::{
@@ -57,6 +59,7 @@ pub fn single(site: SiteId, address: &Address) -> Result<Snapshot, UpstreamTlsEr
         hosts: HashMap::new(),
         rest: Some(Arc::new(RouteTable { force_https: false, routes: vec![route] })),
         certificates: HashMap::new(),
+        default_certificate: None,
         explain: true,
         probe_key: None,
     })

@@ -281,6 +281,7 @@ async fn a_taken_port_is_refused_by_name() {
         hosts: Default::default(),
         rest: None,
         certificates: Default::default(),
+        default_certificate: None,
         explain: false,
         probe_key: None,
     }));

@@ -138,6 +138,7 @@ fn snapshot(app: AppView, certificates: HashMap<Host, Arc<CertifiedKey>>) -> Sna
         hosts: HashMap::from([(Host::new(HOST).unwrap(), Arc::new(app))]),
         rest: None,
         certificates,
+        default_certificate: None,
         explain: true,
         probe_key: Some(PROBE_KEY.to_owned()),
     }

@@ -2,18 +2,20 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use selvedge_model::SiteId;
-use selvedge_proxy::standalone::{self, Address, Admin};
-use selvedge_proxy::{CacheConfig, Config, Limits, Listener, Listeners, Protocol, Proxy};
+use selvedge_proxy::standalone::{self, Address, Admin, Settings, size};
+use selvedge_proxy::{CacheConfig, Config, Limits, Listener, Listeners, Protocol, Proxy, Snapshot};
 use selvedge_telemetry::access::AccessLog;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::failure::{Code, OrFail as _, Outcome};
 use crate::signals;
@@ -23,15 +25,19 @@ use crate::terminal::Terminal;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     selvedge proxy --listen 127.0.0.1:8080 --upstream http://127.0.0.1:9000\n  \
-    selvedge proxy --listen 127.0.0.1:8080 --upstream https://example.com --admin proxy.sock")]
+    selvedge proxy --listen 127.0.0.1:8080 --upstream https://example.com --admin proxy.sock\n  \
+    selvedge proxy --config proxy.toml    # read anew on SIGHUP")]
 pub(crate) struct ProxyArgs {
+    /// A file that says where to listen and what to serve; read anew on SIGHUP.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["listen", "upstream", "cache_memory"])]
+    config: Option<PathBuf>,
     /// Where it listens for HTTP. Port 0 picks a free one.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: SocketAddr,
+    #[arg(long, value_name = "ADDRESS:PORT", required_unless_present = "config")]
+    listen: Option<SocketAddr>,
     /// Who answers what is not stored: http://NAME:PORT, https://NAME, or h2c://NAME:PORT for
     /// HTTP/2 in the clear.
-    #[arg(long, value_name = "URL")]
-    upstream: Address,
+    #[arg(long, value_name = "URL", required_unless_present = "config")]
+    upstream: Option<Address>,
     /// Memory for stored responses, such as 512MiB; 0 turns the cache off.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
     cache_memory: u64,
@@ -48,47 +54,30 @@ pub(crate) struct ProxyArgs {
 struct Serving {
     schema: u32,
     pid: u32,
-    http: SocketAddr,
-}
-
-/// A size in bytes: a whole number with KiB, MiB, GiB or nothing.
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim() {
-        "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        _ => return Err("write a whole number with KiB, MiB or GiB, such as 512MiB".into()),
-    };
-    let number: u64 = number.parse().map_err(|_| "begin with a whole number, such as 512MiB")?;
-    number.checked_mul(1 << shift).ok_or_else(|| "that is more than can be counted".into())
+    /// The first listener of plain HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<SocketAddr>,
+    /// The first listener of HTTPS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    https: Option<SocketAddr>,
 }
 
 /// Runs the verb until it is asked to end.
 pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
     crate::logging::start("proxy", None)?;
-    let site = SiteId::new("proxy").or_fail(Code::Failed, "it has no name", "report this")?;
-    let snapshot = standalone::single(site, &args.upstream).or_fail(
-        Code::Failed,
-        "the upstream can't be reached over TLS",
-        "give it a name that its certificate is for, and this machine certificates that it trusts",
-    )?;
-    let (_snapshot, receiver) = watch::channel(Arc::new(snapshot));
-    let admin_view = receiver.clone();
+    let settings = settings(&args)?;
+    let wanted = settings.listeners.clone();
+    let (listeners, listening) = watch::channel(Arc::new(settings.listeners));
+    let (snapshot, serving) = watch::channel(Arc::new(settings.snapshot));
+    let processors = available_parallelism().map_or(1, NonZeroUsize::get);
     let config = Config {
-        listeners: Listeners(vec![Listener::new("HTTP", args.listen, Protocol::Http)]).fixed(),
-        shards: args.shards.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get),
+        listeners: listening,
+        shards: args.shards.map(NonZeroUsize::get).or(settings.shards).unwrap_or(processors),
         limits: Limits { max_connections: 100_000, ..Limits::default() },
-        trusted: Vec::new(),
-        cache: CacheConfig {
-            memory: args.cache_memory,
-            max_object: args.cache_memory / 8,
-            ..CacheConfig::default()
-        },
+        trusted: settings.trusted,
+        cache: settings.cache,
     };
-    let proxy = Proxy::bind(config, receiver, AccessLog::discard()).or_fail(
+    let proxy = Proxy::bind(config, serving.clone(), AccessLog::discard()).or_fail(
         Code::Failed,
         "the proxy can't listen",
         "choose another address, or end what listens there",
@@ -98,32 +87,92 @@ pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
         "the admin socket can't be made",
         "choose another path with --admin, in a directory that you may write to",
     )?;
-    let http = proxy.address("HTTP").unwrap_or(args.listen);
-    terminal.object(&Serving { schema: 1, pid: std::process::id(), http })?;
-    terminal.line(format!("serving {} at http://{http}", args.upstream));
+    tell(&proxy, &wanted, terminal)?;
     let token = CancellationToken::new();
     let signals = signals::cancel_on_signal(token.clone());
+    let reload = args
+        .config
+        .map(|path| AbortOnDropHandle::new(tokio::spawn(reload(path, listeners, snapshot))));
     let cache = proxy.cache();
-    let admin = admin.map(|admin| tokio::spawn(admin.run(cache, admin_view, token.clone())));
+    let admin = admin.map(|admin| tokio::spawn(admin.run(cache, serving, token.clone())));
     proxy.run(token).await;
     signals.abort();
+    drop(reload);
     if let Some(admin) = admin {
         let _ = admin.await;
     }
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn settings(args: &ProxyArgs) -> Outcome<Settings> {
+    let site = SiteId::new("proxy").or_fail(Code::Failed, "it has no name", "report this")?;
+    if let Some(path) = &args.config {
+        return read(path);
+    }
+    let given = args.listen.zip(args.upstream.as_ref());
+    let (listen, upstream) = given.ok_or_else(|| anyhow::anyhow!("nothing to serve")).or_fail(
+        Code::Usage,
+        "the proxy does not know what to serve",
+        "give --listen and --upstream, or --config",
+    )?;
+    let snapshot = standalone::single(site, upstream).or_fail(
+        Code::Failed,
+        "the upstream can't be reached over TLS",
+        "give it a name that its certificate is for, and this machine certificates that it trusts",
+    )?;
+    let listeners = Listeners(vec![Listener::new("HTTP", listen, Protocol::Http)]);
+    let cache = CacheConfig {
+        memory: args.cache_memory,
+        max_object: args.cache_memory / 8,
+        ..CacheConfig::default()
+    };
+    Ok(Settings { listeners, trusted: Vec::new(), snapshot, cache, shards: None })
+}
 
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(size("512MiB"), Ok(512 << 20));
-        assert_eq!(size("1 GiB"), Ok(1 << 30));
-        assert_eq!(size("0"), Ok(0));
-        for bad in ["MiB", "1MB", "-1", "99999999999GiB", ""] {
-            assert!(size(bad).is_err(), "{bad}");
+fn read(path: &Path) -> Outcome<Settings> {
+    let site = SiteId::new("proxy").or_fail(Code::Failed, "it has no name", "report this")?;
+    Settings::read(path, site).or_fail(
+        Code::Usage,
+        format!("{} says nothing that can be served", path.display()),
+        "mend it; docs/guide/proxy.md shows all that it can say",
+    )
+}
+
+fn tell(proxy: &Proxy, wanted: &Listeners, terminal: Terminal) -> Outcome {
+    let first = |protocol| {
+        let listener = wanted.0.iter().find(|it| it.protocol == protocol)?;
+        proxy.address(&listener.name)
+    };
+    let (http, https) = (first(Protocol::Http), first(Protocol::Https));
+    terminal.object(&Serving { schema: 1, pid: std::process::id(), http, https })?;
+    for listener in &wanted.0 {
+        let scheme = if listener.protocol == Protocol::Https { "https" } else { "http" };
+        let address = proxy.address(&listener.name).unwrap_or(listener.address);
+        terminal.line(format!("serving at {scheme}://{address}"));
+    }
+    Ok(())
+}
+
+/// Reads the file anew at each SIGHUP. What can't be served is told, and changes nothing.
+async fn reload(
+    path: PathBuf,
+    listeners: watch::Sender<Arc<Listeners>>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        let site = SiteId::new("proxy");
+        let Ok(site) = site else { return };
+        match Settings::read(&path, site) {
+            Ok(settings) => {
+                snapshot.send_replace(Arc::new(settings.snapshot));
+                listeners.send_replace(Arc::new(settings.listeners));
+                tracing::info!(path = %path.display(), "the configuration was read anew");
+            }
+            Err(error) => {
+                let error = selvedge_telemetry::Chain(&error);
+                tracing::error!(path = %path.display(), %error, "the configuration stays as it was");
+            }
         }
     }
 }
