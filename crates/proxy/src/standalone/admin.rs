@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,23 +31,29 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Admin {
     listener: UnixListener,
     path: PathBuf,
+    /// Which file it is: a successor's may have taken its place.
+    inode: u64,
 }
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
 impl Admin {
-    /// Binds it. What is left of one that ended is replaced; one that is in use is not.
+    /// Binds it. What is left of one that ended is replaced; one that is in use is so by a successor
+    /// only. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When it can't be bound. Must be called within a tokio runtime.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    /// When it can't be bound.
+    pub fn bind(path: &Path, is_successor: bool) -> io::Result<Self> {
         let bound = match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                let used = std::os::unix::net::UnixStream::connect(path).is_ok();
+                if used && !is_successor {
                     return Err(error);
                 }
                 std::fs::remove_file(path)?;
@@ -56,7 +62,7 @@ impl Admin {
             bound => bound?,
         };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener: bound, path: path.to_owned() })
+        Ok(Self { listener: bound, path: path.to_owned(), inode: inode(path)? })
     }
 
     /// Serves until `token` is cancelled.
@@ -99,6 +105,10 @@ impl Admin {
             });
         }
     }
+}
+
+fn inode(path: &Path) -> io::Result<u64> {
+    Ok(std::fs::symlink_metadata(path)?.ino())
 }
 
 async fn reply(

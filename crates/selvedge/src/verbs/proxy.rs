@@ -9,7 +9,10 @@ use std::thread::available_parallelism;
 use clap::{Args, ValueHint};
 use selvedge_model::SiteId;
 use selvedge_proxy::standalone::{self, Address, Admin, Settings, size};
-use selvedge_proxy::{CacheConfig, Config, Limits, Listener, Listeners, Protocol, Proxy, Snapshot};
+use selvedge_proxy::takeover::{self, Claim};
+use selvedge_proxy::{
+    CacheConfig, Config, Handle, Limits, Listener, Listeners, Protocol, Proxy, Snapshot,
+};
 use selvedge_telemetry::access::AccessLog;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +47,10 @@ pub(crate) struct ProxyArgs {
     /// A Unix socket to purge and look at the cache by: POST /purge, GET /cache.
     #[arg(long, value_name = "SOCKET")]
     admin: Option<PathBuf>,
+    /// A Unix socket by which the next process started with it takes over the listeners of this one,
+    /// without a connection refused; this one then finishes what it serves, and ends.
+    #[arg(long, value_name = "SOCKET")]
+    takeover: Option<PathBuf>,
     /// Threads that serve. Without it, one for each processor.
     #[arg(long, value_name = "N")]
     shards: Option<NonZeroUsize>,
@@ -77,12 +84,24 @@ pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
         trusted: settings.trusted,
         cache: settings.cache,
     };
-    let proxy = Proxy::bind(config, serving.clone(), AccessLog::discard()).or_fail(
+    let mut claim = match &args.takeover {
+        Some(path) => takeover::claim(path).await.or_fail(
+            Code::Failed,
+            "the listeners of the process before can't be taken over",
+            "end it, or start this one without --takeover",
+        )?,
+        None => None,
+    };
+    let inherited = claim.as_mut().map(Claim::inherited).unwrap_or_default();
+    let bound = Proxy::resume(config, inherited, serving.clone(), AccessLog::discard());
+    let proxy = bound.or_fail(
         Code::Failed,
         "the proxy can't listen",
         "choose another address, or end what listens there",
     )?;
-    let admin = args.admin.as_deref().map(Admin::bind).transpose().or_fail(
+    let is_successor = claim.is_some();
+    let admin = args.admin.as_deref().map(|path| Admin::bind(path, is_successor));
+    let admin = admin.transpose().or_fail(
         Code::Failed,
         "the admin socket can't be made",
         "choose another path with --admin, in a directory that you may write to",
@@ -95,13 +114,37 @@ pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
         .map(|path| AbortOnDropHandle::new(tokio::spawn(reload(path, listeners, snapshot))));
     let cache = proxy.cache();
     let admin = admin.map(|admin| tokio::spawn(admin.run(cache, serving, token.clone())));
+    let handle = proxy.handle();
+    let hand_over = args.takeover.map(|path| {
+        let token = token.clone();
+        AbortOnDropHandle::new(tokio::spawn(hand_over(path, claim, handle, token)))
+    });
     proxy.run(token).await;
+    drop(hand_over);
     signals.abort();
     drop(reload);
     if let Some(admin) = admin {
         let _ = admin.await;
     }
     Ok(())
+}
+
+/// Tells the process before that this one serves, and offers the listeners to the next; once that
+/// one serves, this one drains.
+async fn hand_over(path: PathBuf, claim: Option<Claim>, handle: Handle, token: CancellationToken) {
+    if let Some(claim) = claim
+        && let Err(error) = claim.serving().await
+    {
+        let error = selvedge_telemetry::Chain(&error);
+        tracing::warn!(%error, "the process before may not have ended");
+    }
+    match takeover::offer(&path, &handle).await {
+        Ok(()) => token.cancel(),
+        Err(error) => {
+            let error = selvedge_telemetry::Chain(&error);
+            tracing::error!(%error, "no process can take over the listeners");
+        }
+    }
 }
 
 fn settings(args: &ProxyArgs) -> Outcome<Settings> {
