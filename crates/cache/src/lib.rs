@@ -7,6 +7,7 @@
 //! Deliberately absent: connections, request collapsing and everything else that waits. The proxy
 //! does that; it is the only caller.
 
+pub mod description;
 pub mod disk;
 mod fields;
 pub mod key;
