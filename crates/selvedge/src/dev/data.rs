@@ -39,6 +39,7 @@ pub(crate) fn inspect(data: &Path) -> Result<Found, LayoutError> {
 /// A locked data directory.
 #[derive(Debug)]
 pub(super) struct BoxData {
+    /// Without links: it is compared with what the kernel says of mounts and processes.
     path: PathBuf,
     _lock: Flock<File>,
 }
@@ -68,7 +69,9 @@ impl BoxData {
             found => drop(found.map_err(refused)?),
         }
         contract::private_directory(path)?;
-        Ok(Self { path: path.to_owned(), _lock: lock(path)? })
+        let path = resolved(path)?;
+        let lock = lock(&path)?;
+        Ok(Self { path, _lock: lock })
     }
 
     /// Empties the directory with `reset`, and brings it up to date. Returns what was removed.
@@ -118,10 +121,12 @@ pub(super) fn remove_all(path: &Path, parent: Option<&Path>) -> Outcome<Option<R
     }
     let data = BoxData::lock(path, true)?;
     let removed = data.empty()?;
-    let gone = std::fs::remove_file(path.join(LOCK)).and_then(|()| {
-        match std::fs::remove_dir(path) {
+    let gone = std::fs::remove_file(data.path.join(LOCK)).and_then(|()| {
+        match std::fs::remove_dir(&data.path) {
             // The directory is a file system of its own, which whoever mounted it unmounts.
             Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => Ok(()),
+            // A link to the directory would be left pointing at nothing.
+            Ok(()) if path.is_symlink() => std::fs::remove_file(path),
             gone => gone,
         }
     });
@@ -156,6 +161,15 @@ impl Removed {
         }
         words
     }
+}
+
+/// Where the directory really is.
+fn resolved(path: &Path) -> Outcome<PathBuf> {
+    path.canonicalize().or_fail(
+        Code::Usage,
+        format!("can't find out where {} is", path.display()),
+        DATA_HINT,
+    )
 }
 
 fn refused(error: LayoutError) -> Failure {

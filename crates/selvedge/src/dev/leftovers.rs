@@ -1,5 +1,6 @@
 //! What must not be there when a box's data is removed: processes that use it, and other file
-//! systems mounted in it. Nothing is ended or unmounted here.
+//! systems mounted in it. Nothing is ended or unmounted here. The directory is given without links,
+//! as the kernel knows it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,7 +75,11 @@ fn user(pid: u32, process: &Path, data: &Path) -> Option<User> {
         .split(|byte| *byte == 0)
         .filter_map(|argument| std::str::from_utf8(argument).ok())
         .collect();
-    let inside = |path: &str| Path::new(path).starts_with(data);
+    // As it was typed when the box was started: through a link, or from where the process is.
+    let inside = |path: &str| {
+        let path = process.join("cwd").join(path);
+        path.canonicalize().unwrap_or(path).starts_with(data)
+    };
     let own = match arguments.get(1) {
         Some(&"control" | &"agent") => {
             arguments.iter().filter_map(|argument| argument.strip_prefix("--data=")).any(inside)

@@ -1,6 +1,8 @@
 //! What happens to machines: a full disk, and sleep.
 
 use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use selvedge_model::Stage;
@@ -14,7 +16,11 @@ struct SmallDisk {
 
 impl SmallDisk {
     fn mount(size: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::mount_in(&std::env::temp_dir(), size)
+    }
+
+    fn mount_in(parent: &Path, size: &str) -> Self {
+        let directory = tempfile::tempdir_in(parent).unwrap();
         let mounted = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
             .arg(directory.path())
@@ -41,6 +47,49 @@ impl Drop for SmallDisk {
         let _ =
             std::process::Command::new("umount").arg("--lazy").arg(self.directory.path()).status();
     }
+}
+
+#[tokio::test]
+async fn a_box_behind_links_is_removed_with_the_same_care() {
+    if !can_isolate() {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let (disk, data) = (scratch.path().join("disk"), scratch.path().join("disk/box"));
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::write(data.join("version"), "box 1\n").unwrap();
+    std::fs::write(data.join("dev.json"), "{}").unwrap();
+    // The directory's parent is a link, and then the directory itself is one.
+    symlink(&disk, scratch.path().join("usual")).unwrap();
+    symlink(scratch.path().join("usual/box"), scratch.path().join("box")).unwrap();
+    let names = ["usual/box", "box"].map(|name| scratch.path().join(name));
+
+    let other = SmallDisk::mount_in(&data, "1m");
+    let precious = other.directory.path().join("thesis.txt");
+    std::fs::write(&precious, "of somebody else").unwrap();
+    for name in &names {
+        for verb in ["--remove", "--reset"] {
+            let refused = run(selvedge(&["dev", verb, "--data"]).arg(name)).await;
+            assert_eq!(refused.code, Some(1), "{verb}: {} {}", refused.text, refused.words);
+            let words = format!("something is mounted at {}", other.directory.path().display());
+            assert!(refused.words.contains(&words), "{}", refused.words);
+            assert!(precious.exists() && data.join("dev.json").exists(), "{verb} removed");
+        }
+    }
+    drop(other);
+    let mut visitor = Command::new("sleep").arg("600").current_dir(&data).spawn().unwrap();
+    for name in &names {
+        let refused = run(selvedge(&["dev", "--remove", "--data"]).arg(name)).await;
+        assert_eq!(refused.code, Some(5), "{} {}", refused.text, refused.words);
+        assert!(data.join("dev.json").exists());
+    }
+    visitor.kill().await.unwrap();
+    let removed = run(selvedge(&["dev", "--remove", "--data"]).arg(&names[1])).await;
+    assert_eq!(removed.code, Some(0), "{}", removed.words);
+    assert!(
+        !data.exists() && !names[1].is_symlink() && disk.exists(),
+        "only the box, and its link"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
