@@ -138,10 +138,11 @@ async fn hung_up(mut source: SplitStream<Lines>) {
 type Sink = SplitSink<Lines, String>;
 
 async fn logs(mut sink: Sink, log: &SiteLog, filter: LogFilter) -> Result<(), LinesCodecError> {
-    let mut entries = log.journal().query(log.query(filter)).await?;
+    let mut entries = log.journal().query(log.query(filter));
     while let Some(step) = entries.next().await? {
         let event = match step {
             Step::Entry(entry) => log.say(&entry),
+            Step::Reading => Some(LogEvent::Pending { site: Some(log.site().clone()) }),
             Step::Current(sequence) => {
                 let mut cursor = LogCursor::default();
                 cursor.advance(Some(log.site()), sequence);

@@ -35,6 +35,14 @@ pub enum LogEvent {
         /// What happened, in words.
         reason: String,
     },
+    /// Some of what was there is still to come from here, and it is being waited for or, where the
+    /// reader can't wait, comes later than its place. A site says so to control each second while
+    /// it looks for lines.
+    Pending {
+        /// The site; `None` for control.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        site: Option<SiteId>,
+    },
     /// Everything that was there when the question was asked has been said. Comes again while
     /// following, to say how far a quiet log has got.
     Current {
@@ -263,7 +271,7 @@ impl LogCursor {
                     self.advance(site.as_ref(), *sequence);
                 }
             }
-            LogEvent::Site { .. } => {}
+            LogEvent::Site { .. } | LogEvent::Pending { .. } => {}
         }
     }
 }

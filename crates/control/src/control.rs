@@ -282,7 +282,9 @@ async fn show(
         world: mirror.subscribe(),
         control,
         problems: Arc::new(move || problems.list().into_iter().chain(logs.problem()).collect()),
-        logs: Arc::new(move |filter| Box::pin(opened.open(filter).into_stream())),
+        logs: Arc::new(move |filter| {
+            Box::pin(opened.open_within(filter, console::PATIENCE).into_stream())
+        }),
         signing,
     });
     tasks.spawn("the console's mirror of the store", |token| mirror.run(token));

@@ -40,6 +40,7 @@ use selvedge_api::{ControlStatus, Token};
 use tokio::sync::{Semaphore, watch};
 
 pub(crate) use gate::Reach;
+pub(crate) use tail::PATIENCE;
 
 use self::access::Access;
 use self::page::{Frame, Look};

@@ -22,8 +22,11 @@ pub(crate) type Open = Arc<dyn Fn(LogFilter) -> Lines + Send + Sync>;
 /// The lines of a log as they come.
 pub(crate) type Lines = Pin<Box<dyn Stream<Item = LogEvent> + Send>>;
 
-/// How long a page waits for what is there. A site that does not answer must not hold it up.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a page waits for what is there. A site that does not answer must not hold it up: the
+/// log is asked to go on without it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// How much longer the log itself may take.
+const SLACK: Duration = Duration::from_secs(1);
 /// Lines that come are sent together, so often.
 const PACE: Duration = Duration::from_millis(250);
 /// Of the lines that come in one [`PACE`], so many are sent.
@@ -51,8 +54,8 @@ impl Ask {
                 .push
                 .as_ref()
                 .is_some_and(|push| push.repository == *repository && push.number == *number),
-            (LogEvent::Record(_) | LogEvent::Gap(_) | LogEvent::Site { .. }, _) => true,
             (LogEvent::Current { .. }, _) => false,
+            (_, _) => true,
         }
     }
 
@@ -95,6 +98,9 @@ impl Ask {
                 let what = if *answers { "answers again" } else { "does not answer" };
                 note(&format!("{site} {what}: {reason}"))
             }
+            LogEvent::Pending { site } => {
+                note(&format!("still waiting for {}", place(site.as_ref())))
+            }
             LogEvent::Current { .. } => html! {},
         }
     }
@@ -128,6 +134,8 @@ pub(crate) struct Tail {
     held: VecDeque<LogEvent>,
     skipped: usize,
     started: bool,
+    /// Whether all that was there has been said, as far as it came in time.
+    current: bool,
     due: Option<Instant>,
 }
 
@@ -138,8 +146,15 @@ impl Tail {
     }
 
     fn new(lines: Lines, ask: Ask) -> Self {
-        let due = Some(Instant::now() + PATIENCE);
-        Self { lines: Some(lines), ask, held: VecDeque::new(), skipped: 0, started: false, due }
+        Self {
+            lines: Some(lines),
+            ask,
+            held: VecDeque::new(),
+            skipped: 0,
+            started: false,
+            current: false,
+            due: Some(Instant::now() + PATIENCE + SLACK),
+        }
     }
 
     /// Waits until there is something to say: first the lines that are there, then those that
@@ -149,7 +164,10 @@ impl Tail {
             tokio::select! {
                 () = until(self.due) => return self.say(),
                 event = next_of(&mut self.lines) => match event {
-                    Some(LogEvent::Current { .. }) if !self.started => return self.say(),
+                    Some(LogEvent::Current { .. }) if !self.started => {
+                        self.current = true;
+                        return self.say();
+                    }
                     Some(event) => self.hold(event),
                     None => {
                         self.lines = None;
@@ -168,7 +186,10 @@ impl Tail {
         }
         let most = if self.started { MAX_AT_ONCE } else { self.ask.most };
         if self.held.len() >= most {
-            self.held.pop_front();
+            // Lines make room, and not what is said of sites.
+            let line = |held: &LogEvent| matches!(held, LogEvent::Record(_) | LogEvent::Gap(_));
+            let oldest = self.held.iter().position(line).unwrap_or_default();
+            self.held.remove(oldest);
             self.skipped += usize::from(self.started);
         }
         self.held.push_back(event);
@@ -212,7 +233,9 @@ impl Tail {
                         }
                     }
                 }
-                p.none { "Nothing yet." }
+                p.none {
+                    @if self.current { "Nothing yet." } @else { "Still waiting for what the sites have to say." }
+                }
                 @if let Some(more) = &self.ask.more { p { a href=(more) { "All of the log" } } }
             }
         }
@@ -277,8 +300,11 @@ fn request(record: &LogRecord, access: &LogAccess) -> Markup {
 }
 
 fn gap_row(gap: &LogGap) -> Markup {
-    let place = gap.site.as_ref().map_or("control", SiteId::as_str);
-    note(&format!("{} lines of {place} are kept no longer", gap.dropped))
+    note(&format!("{} lines of {} are kept no longer", gap.dropped, place(gap.site.as_ref())))
+}
+
+fn place(site: Option<&SiteId>) -> &str {
+    site.map_or("control", SiteId::as_str)
 }
 
 fn origin(site: Option<&SiteId>) -> Markup {
@@ -347,8 +373,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_site_does_not_hold_a_page_up() {
         let open: Open = Arc::new(|_| Box::pin(futures_util::stream::pending()));
-        assert!(read(&open, &ask(9)).await.into_string().contains("Nothing yet"));
-        let open: Open = Arc::new(|_| Box::pin(futures_util::stream::iter([record(7)])));
-        assert!(read(&open, &ask(9)).await.into_string().contains("line &lt;7&gt;"));
+        let page = read(&open, &ask(9)).await.into_string();
+        assert!(page.contains("Still waiting") && !page.contains("Nothing yet"), "{page}");
+
+        let current = LogEvent::Current { cursor: Default::default() };
+        let said = |events: Vec<LogEvent>| -> Open {
+            Arc::new(move |_| Box::pin(futures_util::stream::iter(events.clone())))
+        };
+        let page = read(&said(vec![current.clone()]), &ask(9)).await.into_string();
+        assert!(page.contains("Nothing yet"), "{page}");
+        // Who is waited for is named, however many lines the others have said.
+        let pending = LogEvent::Pending { site: Some(SiteId::new("nyc").unwrap()) };
+        let page = read(&said(vec![record(7), pending, record(8), current]), &ask(2)).await;
+        let page = page.into_string();
+        assert!(
+            page.contains("still waiting for nyc") && page.contains("line &lt;8&gt;"),
+            "{page}"
+        );
     }
 }

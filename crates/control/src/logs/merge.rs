@@ -4,7 +4,7 @@
 //! origin has said its next line or that it has no more. After that lines come as they are
 //! written, and each is held back for a moment in which an earlier one may still arrive.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -16,8 +16,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// How long an origin may be silent while what was there is being merged.
+/// How long an origin may be silent, without as much as a sign of life, while what was there is
+/// being merged.
 const STALL: Duration = Duration::from_secs(10);
+/// After this a reader is told for whom it waits.
+const TOLD: Duration = Duration::from_secs(2);
 /// How long a new line is held back while following.
 const WINDOW: Duration = Duration::from_millis(250);
 /// How many lines are held back at most.
@@ -28,6 +31,8 @@ const MAX_HELD: usize = 4096;
 pub(super) enum Said {
     /// A line or a gap, in the origin's order.
     Line(LogEvent),
+    /// It is still looking for what was there.
+    Pending,
     /// It has said everything up to this sequence number that was there.
     Current(u64),
     /// It does not answer (any more), or answers again.
@@ -47,7 +52,7 @@ fn place(event: &LogEvent) -> Option<Place> {
     match event {
         LogEvent::Record(it) => Some((it.time, it.site.clone(), it.sequence)),
         LogEvent::Gap(it) => Some((it.time, it.site.clone(), it.sequence)),
-        LogEvent::Site { .. } | LogEvent::Current { .. } => None,
+        LogEvent::Pending { .. } | LogEvent::Site { .. } | LogEvent::Current { .. } => None,
     }
 }
 
@@ -65,9 +70,23 @@ impl Clocks {
     }
 }
 
-/// Merges until every origin has ended or nobody listens.
-pub(super) async fn run(mut origins: Vec<Origin>, filter: LogFilter, out: mpsc::Sender<LogEvent>) {
-    let mut merge = Merge { cursor: filter.after.clone(), clocks: Clocks::default(), out };
+/// Merges until every origin has ended or nobody listens. With `patience`, what was there is said
+/// after that at the latest, without the origins that have not said theirs by then.
+pub(super) async fn run(
+    mut origins: Vec<Origin>,
+    filter: LogFilter,
+    patience: Option<Duration>,
+    out: mpsc::Sender<LogEvent>,
+) {
+    let mut merge = Merge {
+        cursor: filter.after.clone(),
+        clocks: Clocks::default(),
+        ends: patience.map(|patience| Instant::now() + patience),
+        awaited: BTreeSet::new(),
+        late: Vec::new(),
+        silent: BTreeSet::new(),
+        out,
+    };
     // A reader that goes on where it was gets everything since.
     let limit = filter.limit.filter(|_| filter.after.is_empty());
     if merge.history(&mut origins, limit).await.is_none() || !filter.follow {
@@ -79,6 +98,14 @@ pub(super) async fn run(mut origins: Vec<Origin>, filter: LogFilter, out: mpsc::
 struct Merge {
     cursor: LogCursor,
     clocks: Clocks,
+    /// When what was there must have been said.
+    ends: Option<Instant>,
+    /// Origins of which the reader knows that it waits for them.
+    awaited: BTreeSet<Option<SiteId>>,
+    /// Origins that were not waited for.
+    late: Vec<Option<SiteId>>,
+    /// Sites of which the reader knows that they do not answer.
+    silent: BTreeSet<SiteId>,
     out: mpsc::Sender<LogEvent>,
 }
 
@@ -89,19 +116,27 @@ impl Merge {
         self.out.send(event).await.ok()
     }
 
-    async fn site(&mut self, site: Option<&SiteId>, answers: bool, reason: String) -> Option<()> {
-        match site {
-            Some(site) => self.send(LogEvent::Site { site: site.clone(), answers, reason }).await,
-            None => Some(()),
+    /// Says that a site answers or does not, where that is news.
+    async fn site(&mut self, site: Option<SiteId>, answers: bool, reason: String) -> Option<()> {
+        let Some(site) = site else { return Some(()) };
+        let news = match answers {
+            true => self.silent.remove(&site),
+            false => self.silent.insert(site.clone()),
+        };
+        if !news {
+            return Some(());
         }
+        self.send(LogEvent::Site { site, answers, reason }).await
     }
 
     /// Says what was there when the question was asked.
     async fn history(&mut self, origins: &mut [Origin], limit: Option<u32>) -> Option<()> {
         let mut heads: BTreeMap<Place, (usize, LogEvent)> = BTreeMap::new();
         let mut last = VecDeque::new();
+        // All of them look at the same time.
+        let since = Instant::now();
         for index in 0..origins.len() {
-            self.advance(origins, index, &mut heads).await?;
+            self.advance(origins, (index, since), &mut heads).await?;
         }
         while let Some((_, (index, event))) = heads.pop_first() {
             match limit {
@@ -113,34 +148,45 @@ impl Merge {
                     }
                 }
             }
-            self.advance(origins, index, &mut heads).await?;
+            self.advance(origins, (index, Instant::now()), &mut heads).await?;
         }
         for event in last {
             self.send(event).await?;
+        }
+        for site in std::mem::take(&mut self.late) {
+            self.send(LogEvent::Pending { site }).await?;
         }
         let cursor = self.cursor.clone();
         self.send(LogEvent::Current { cursor }).await
     }
 
-    /// Waits for the next line of an origin, or for its word that there is none.
+    /// Waits for the next line of an origin, or for its word that there is none. One that says
+    /// nothing is put aside: what it says later comes when it does. `since` it has been waited for.
     async fn advance(
         &mut self,
         origins: &mut [Origin],
-        index: usize,
+        (index, since): (usize, Instant),
         heads: &mut BTreeMap<Place, (usize, LogEvent)>,
     ) -> Option<()> {
         let Some(origin) = origins.get_mut(index) else { return Some(()) };
+        let site = origin.site.clone();
+        let mut heard = since;
         loop {
-            let said = match tokio::time::timeout(STALL, origin.said.recv()).await {
+            let stall = heard + STALL;
+            let until = self.ends.map_or(stall, |ends| ends.min(stall));
+            let said = match tokio::time::timeout_at(until, origin.said.recv()).await {
                 Ok(None) => return Some(()),
                 Ok(Some(said)) => said,
+                Err(_) if until < stall => {
+                    self.late.push(site);
+                    return Some(());
+                }
                 Err(_) => {
-                    origin.said.close();
                     let reason = format!("it said nothing for {} s", STALL.as_secs());
-                    let site = origin.site.clone();
-                    return self.site(site.as_ref(), false, reason).await;
+                    return self.site(site, false, reason).await;
                 }
             };
+            heard = Instant::now();
             match said {
                 Said::Line(event) => {
                     if let Some(place) = self.clocks.place(&event) {
@@ -148,13 +194,17 @@ impl Merge {
                         return Some(());
                     }
                 }
+                Said::Pending => {
+                    if heard >= since + TOLD && self.awaited.insert(site.clone()) {
+                        self.send(LogEvent::Pending { site: site.clone() }).await?;
+                    }
+                }
                 Said::Current(sequence) => {
-                    self.cursor.advance(origin.site.as_ref(), sequence);
+                    self.cursor.advance(site.as_ref(), sequence);
                     return Some(());
                 }
                 Said::Site { answers, reason } => {
-                    let site = origin.site.clone();
-                    self.site(site.as_ref(), answers, reason).await?;
+                    self.site(site.clone(), answers, reason).await?;
                     if !answers {
                         return Some(());
                     }
@@ -190,23 +240,33 @@ impl Merge {
                 }
                 next = said.next() => match next {
                     None => break,
-                    Some((_, Said::Line(event))) => {
-                        if let Some(place) = self.clocks.place(&event) {
-                            held.add(place, event);
-                        }
-                    }
-                    Some((site, Said::Current(sequence))) => {
-                        self.cursor.advance(site.as_ref(), sequence);
-                    }
-                    Some((site, Said::Site { answers, reason })) => {
-                        self.site(site.as_ref(), answers, reason).await?;
-                    }
+                    Some((site, said)) => self.hear(site, said, &mut held).await?,
                 },
                 () = self.out.closed() => return None,
             }
         }
         for (_, event) in held.lines.into_values() {
             self.send(event).await?;
+        }
+        Some(())
+    }
+
+    /// Takes what an origin says while it is followed.
+    async fn hear(&mut self, site: Option<SiteId>, said: Said, held: &mut Held) -> Option<()> {
+        if let Said::Site { answers, reason } = said {
+            return self.site(site, answers, reason).await;
+        }
+        if site.as_ref().is_some_and(|site| self.silent.contains(site)) {
+            self.site(site.clone(), true, "it answers again".to_owned()).await?;
+        }
+        match said {
+            Said::Line(event) => {
+                if let Some(place) = self.clocks.place(&event) {
+                    held.add(place, event);
+                }
+            }
+            Said::Current(sequence) => self.cursor.advance(site.as_ref(), sequence),
+            Said::Pending | Said::Site { .. } => {}
         }
         Some(())
     }
@@ -287,6 +347,10 @@ mod tests {
 
     impl World {
         fn new(sites: &[Option<&str>], query: &str) -> Self {
+            Self::within(None, sites, query)
+        }
+
+        fn within(patience: Option<Duration>, sites: &[Option<&str>], query: &str) -> Self {
             let mut origins = Vec::new();
             let (mut senders, (sender, out)) = (Vec::new(), mpsc::channel(100));
             for site in sites {
@@ -295,7 +359,7 @@ mod tests {
                 senders.push((site.map(str::to_owned), to));
             }
             let filter = serde_urlencoded::from_str(query).unwrap();
-            tokio::spawn(run(origins, filter, sender));
+            tokio::spawn(run(origins, filter, patience, sender));
             Self { origins: senders, out }
         }
 
@@ -323,6 +387,9 @@ mod tests {
                     Some(LogEvent::Current { cursor }) => format!("current {cursor}"),
                     Some(LogEvent::Site { site, answers, .. }) => format!("{site} {answers}"),
                     Some(LogEvent::Gap(_)) => "gap".to_owned(),
+                    Some(LogEvent::Pending { site }) => {
+                        format!("{} pending", site.as_ref().map_or("@", SiteId::as_str))
+                    }
                     None => "end".to_owned(),
                 });
             }
@@ -363,6 +430,60 @@ mod tests {
         world.say(0, &[(2, 20), (3, 30)]).await;
         world.current(0, 3).await;
         assert_eq!(world.next(3).await, ["fra2", "fra3", "current fra:3"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_looks_for_lines_is_waited_for_however_long_it_takes() {
+        let mut world = World::new(&[Some("fra"), Some("nyc"), None], "");
+        world.say(0, &[(1, 10)]).await;
+        world.current(0, 1).await;
+        for _ in 0..3 * STALL.as_secs() {
+            for index in [1, 2] {
+                world.origins[index].1.send(Said::Pending).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        world.say(1, &[(1, 5)]).await;
+        world.current(1, 1).await;
+        world.current(2, 0).await;
+        let all = world.next(6).await;
+        assert_eq!(
+            all,
+            ["nyc pending", "@ pending", "nyc1", "fra1", "current @:0,fra:1,nyc:1", "end"]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_site_that_is_followed_comes_back_and_loses_nothing() {
+        let mut world = World::new(&[Some("fra"), Some("nyc"), Some("sin")], "follow=true");
+        world.say(0, &[(1, 10)]).await;
+        world.current(0, 1).await;
+        let all = world.next(4).await;
+        assert_eq!(all, ["nyc false", "sin false", "fra1", "current fra:1"]);
+        for answers in [false, true] {
+            let said = Said::Site { answers, reason: String::new() };
+            world.origins[2].1.send(said).await.unwrap();
+        }
+        world.say(1, &[(1, 5), (2, 15)]).await;
+        world.current(1, 2).await;
+        let mut back = world.next(2).await;
+        back.sort();
+        assert_eq!(back, ["nyc true", "sin true"]);
+        assert_eq!(world.next(2).await, ["nyc1", "nyc2"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_can_not_wait_gets_what_the_others_have_said() {
+        let patience = Some(Duration::from_secs(2));
+        let sites = [Some("fra"), Some("nyc"), Some("sin")];
+        let mut world = World::within(patience, &sites, "limit=2&follow=true");
+        world.say(0, &[(1, 10), (2, 20), (3, 30)]).await;
+        world.current(0, 3).await;
+        world.say(2, &[(1, 25)]).await;
+        let all = world.next(5).await;
+        assert_eq!(all, ["sin1", "fra3", "nyc pending", "sin pending", "current fra:3,sin:1"]);
+        world.say(1, &[(1, 5)]).await;
+        assert_eq!(world.next(1).await, ["nyc1"], "late, and not lost");
     }
 
     #[tokio::test(start_paused = true)]

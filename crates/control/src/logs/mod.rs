@@ -5,6 +5,7 @@ mod own;
 mod site;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures_util::Stream;
 use selvedge_api::{LogEvent, LogFilter, LogSource};
@@ -43,8 +44,19 @@ impl Logs {
     /// [`LogEvent::Current`] unless the filter follows. Dropping the stream ends the question at
     /// every site.
     pub fn open(&self, filter: LogFilter) -> LogStream {
+        self.start(filter, None)
+    }
+
+    /// The same for a reader that can't wait: what was there is said after `patience`, without
+    /// those who have not said it by then. They are named, and what they say later comes if the
+    /// filter follows.
+    pub(crate) fn open_within(&self, filter: LogFilter, patience: Duration) -> LogStream {
+        self.start(filter, Some(patience))
+    }
+
+    fn start(&self, filter: LogFilter, patience: Option<Duration>) -> LogStream {
         let (sender, events) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(self.clone().answer(filter, sender));
+        let task = tokio::spawn(self.clone().answer(filter, patience, sender));
         LogStream { events, _task: AbortOnDropHandle::new(task) }
     }
 
@@ -53,7 +65,12 @@ impl Logs {
         self.own.problem()
     }
 
-    async fn answer(self, filter: LogFilter, out: mpsc::Sender<LogEvent>) {
+    async fn answer(
+        self,
+        filter: LogFilter,
+        patience: Option<Duration>,
+        out: mpsc::Sender<LogEvent>,
+    ) {
         // Ends with this task, and with it every question.
         let mut tasks = JoinSet::new();
         let mut origins = Vec::new();
@@ -78,7 +95,7 @@ impl Logs {
             };
             tasks.spawn(site.attend(opening));
         }
-        merge::run(origins, filter, out).await;
+        merge::run(origins, filter, patience, out).await;
     }
 
     /// Asks the sites for a tunnel each.

@@ -72,15 +72,12 @@ impl OwnLog {
         repository: Option<RepositoryName>,
         said: mpsc::Sender<Said>,
     ) {
-        let entries = self.journal.query(query(filter, repository)).await;
-        let mut entries = match entries {
-            Ok(entries) => entries,
-            Err(error) => return tracing::warn!("control's log: {}", Chain(&error)),
-        };
+        let mut entries = self.journal.query(query(filter, repository));
         let answering = async {
             while let Some(step) = entries.next().await? {
                 let step = match step {
                     Step::Entry(entry) => say(&entry).map(Said::Line),
+                    Step::Reading => Some(Said::Pending),
                     Step::Current(sequence) => Some(Said::Current(sequence)),
                 };
                 if let Some(step) = step

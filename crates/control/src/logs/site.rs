@@ -105,6 +105,7 @@ impl Site {
                     current = true;
                     Said::Current(cursor.of(Some(&self.id)).unwrap_or_default())
                 }
+                LogEvent::Pending { .. } => Said::Pending,
                 LogEvent::Site { .. } => continue,
             };
             // Asked again, it goes on from here.
@@ -113,7 +114,7 @@ impl Site {
                 Said::Current(sequence) => {
                     self.filter.after.advance(Some(&self.id), *sequence);
                 }
-                Said::Site { .. } => {}
+                Said::Pending | Said::Site { .. } => {}
             }
             self.say(said).await?;
         }

@@ -207,6 +207,11 @@ impl Printer {
                 self.terminal.warn(format!("{site} {what}: {reason}"));
                 Ok(())
             }
+            LogEvent::Pending { site } => {
+                let place = site.as_ref().map_or("control", SiteId::as_str);
+                self.terminal.warn(format!("still waiting for {place}: it looks through its log"));
+                Ok(())
+            }
             LogEvent::Current { .. } => Ok(()),
         }
     }

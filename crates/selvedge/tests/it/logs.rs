@@ -377,7 +377,7 @@ async fn a_flood_pushes_out_only_itself(world: &World) {
                     ended |= record.text.starts_with(&last);
                 }
                 LogEvent::Gap(gap) => dropped += gap.dropped,
-                LogEvent::Site { .. } | LogEvent::Current { .. } => {}
+                LogEvent::Pending { .. } | LogEvent::Site { .. } | LogEvent::Current { .. } => {}
             }
         }
         (ended || kept + dropped >= FLOOD).then_some(())

@@ -3,11 +3,17 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::Journal;
 use super::reader::{self, Body, Entry, Matches, Reader, Wanted};
+
+/// How long reading goes on before whoever waits is told of it.
+pub(super) const QUIET: Duration = Duration::from_secs(1);
 
 /// Which lines are wanted.
 pub struct Query {
@@ -29,18 +35,28 @@ pub struct Query {
 pub enum Step {
     /// A line, in order.
     Entry(Entry),
+    /// Nothing that is wanted was found for a second, and files are still being read.
+    Reading,
     /// Everything up to this sequence number has been said, once.
     Current(u64),
 }
 
 /// The answer.
 pub struct Entries {
-    reading: Option<Box<Reading>>,
+    work: Option<Work>,
     steps: VecDeque<Step>,
     published: watch::Receiver<u64>,
     follow: bool,
     /// What was there when the question was asked, until it has been said.
     target: Option<u64>,
+    /// Everything published has been read.
+    caught_up: bool,
+}
+
+enum Work {
+    Idle(Box<Reading>),
+    /// On a thread where blocking is allowed.
+    Busy(JoinHandle<io::Result<Batch>>),
 }
 
 struct Reading {
@@ -48,26 +64,43 @@ struct Reading {
     matches: Matches,
 }
 
+struct Batch {
+    reading: Box<Reading>,
+    /// Whether there was anything to read.
+    read: bool,
+    /// Those that are wanted.
+    steps: VecDeque<Step>,
+}
+
 impl Journal {
     /// Asks for lines. Readers never hold up the writer: one that is too slow finds lines dropped.
-    ///
-    /// # Errors
-    /// When files can't be read.
-    pub async fn query(&self, query: Query) -> io::Result<Entries> {
+    /// Reads from now on, on a thread where blocking is allowed.
+    pub fn query(&self, query: Query) -> Entries {
         let published = self.shared.published.subscribe();
         let through = *published.borrow();
         let shared = Arc::clone(&self.shared);
         let Query { shares, matches, after, limit, follow } = query;
-        let reading = blocking(move || {
-            let after = match limit {
-                Some(limit) => reader::tail(&shared, &shares, &matches, (after, through), limit)?,
-                None => after,
-            };
-            Ok(Box::new(Reading { reader: Reader::new(shared, shares, after), matches }))
-        })
-        .await?;
-        let steps = VecDeque::new();
-        Ok(Entries { reading: Some(reading), steps, published, follow, target: Some(through) })
+        let work = match limit {
+            None => {
+                let reader = Reader::new(shared, shares, after);
+                Work::Idle(Box::new(Reading { reader, matches }))
+            }
+            Some(limit) => Work::Busy(tokio::task::spawn_blocking(move || {
+                let range = (after, through);
+                let after = reader::tail(&shared, &shares, &matches, range, limit)?;
+                let reader = Reader::new(shared, shares, after);
+                let reading = Box::new(Reading { reader, matches });
+                Ok(Batch { reading, read: true, steps: VecDeque::new() })
+            })),
+        };
+        Entries {
+            work: Some(work),
+            steps: VecDeque::new(),
+            published,
+            follow,
+            target: Some(through),
+            caught_up: false,
+        }
     }
 }
 
@@ -77,50 +110,69 @@ impl Entries {
         !self.steps.is_empty()
     }
 
-    /// Waits for the next step; `None` at the end. When it was dropped in the middle, the answer
-    /// has ended.
+    /// Waits for the next step; `None` at the end. Cancel safe.
     ///
     /// # Errors
     /// When files can't be read; the answer has ended then.
     pub async fn next(&mut self) -> io::Result<Option<Step>> {
+        let mut quiet = Instant::now() + QUIET;
         loop {
             if let Some(step) = self.steps.pop_front() {
                 return Ok(Some(step));
             }
-            let newest = *self.published.borrow_and_update();
-            let through = self.target.unwrap_or(newest);
-            let Some(mut reading) = self.reading.take() else { return Ok(None) };
-            let (reading, read, entries) = blocking(move || {
-                let entries = reading.reader.read(through)?;
-                let read = !entries.is_empty();
-                let matches = &reading.matches;
-                let wanted = entries.into_iter().filter(|entry| match &entry.body {
-                    Body::Line(line) => matches(line),
-                    Body::Dropped(_) => true,
-                });
-                let wanted: VecDeque<Step> = wanted.map(Step::Entry).collect();
-                Ok((reading, read, wanted))
-            })
-            .await?;
-            self.steps = entries;
-            if read {
-                self.reading = Some(reading);
-                continue;
-            }
-            let told = self.target.take();
-            self.steps.extend(told.map(Step::Current));
-            if self.follow {
-                self.reading = Some(reading);
-                if told.is_none() && self.published.changed().await.is_err() {
-                    return Ok(None);
+            match self.work.take() {
+                None => return Ok(None),
+                Some(Work::Idle(reading)) if self.caught_up => {
+                    self.work = Some(Work::Idle(reading));
+                    if self.published.changed().await.is_err() {
+                        self.work = None;
+                    }
+                    self.caught_up = false;
+                    quiet = Instant::now() + QUIET;
+                }
+                Some(Work::Idle(reading)) => {
+                    let newest = *self.published.borrow_and_update();
+                    let through = self.target.unwrap_or(newest);
+                    let work = tokio::task::spawn_blocking(move || reading.read(through));
+                    self.work = Some(Work::Busy(work));
+                }
+                Some(Work::Busy(work)) => {
+                    // Kept by `self` meanwhile: whoever drops this future loses nothing.
+                    let Work::Busy(work) = self.work.insert(Work::Busy(work)) else { continue };
+                    let Ok(done) = tokio::time::timeout_at(quiet, work).await else {
+                        return Ok(Some(Step::Reading));
+                    };
+                    self.work = None;
+                    self.take(done.map_err(io::Error::other).flatten()?);
                 }
             }
         }
     }
+
+    fn take(&mut self, batch: Batch) {
+        self.steps = batch.steps;
+        if batch.read {
+            self.work = Some(Work::Idle(batch.reading));
+            return;
+        }
+        let told = self.target.take();
+        self.caught_up = told.is_none();
+        self.steps.extend(told.map(Step::Current));
+        if self.follow {
+            self.work = Some(Work::Idle(batch.reading));
+        }
+    }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten()
+impl Reading {
+    fn read(mut self: Box<Self>, through: u64) -> io::Result<Batch> {
+        let entries = self.reader.read(through)?;
+        let read = !entries.is_empty();
+        let wanted = entries.into_iter().filter(|entry| match &entry.body {
+            Body::Line(line) => (self.matches)(line),
+            Body::Dropped(_) => true,
+        });
+        let steps = wanted.map(Step::Entry).collect();
+        Ok(Batch { reading: self, read, steps })
+    }
 }

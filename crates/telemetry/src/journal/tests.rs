@@ -58,13 +58,14 @@ async fn until_current(entries: &mut Entries) -> (Vec<Entry>, u64) {
         match entries.next().await.unwrap() {
             Some(Step::Entry(entry)) => all.push(entry),
             Some(Step::Current(sequence)) => return (all, sequence),
+            Some(Step::Reading) => {}
             None => panic!("no end"),
         }
     }
 }
 
 async fn everything(journal: &Journal) -> Vec<Entry> {
-    until_current(&mut journal.query(query(0, None, false)).await.unwrap()).await.0
+    until_current(&mut journal.query(query(0, None, false))).await.0
 }
 
 fn texts(entries: &[Entry]) -> Vec<String> {
@@ -100,11 +101,11 @@ async fn lines_of_all_shares_come_back_in_order() {
     let mut few = query(0, Some(2), false);
     few.shares = Box::new(|share| share.owner() == Some("b"));
     few.matches = Box::new(|line| line.starts_with(b"1"));
-    let (last, current) = until_current(&mut world.journal.query(few).await.unwrap()).await;
+    let (last, current) = until_current(&mut world.journal.query(few)).await;
     assert_eq!(texts(&last), ["196", "199"]);
     assert!(current >= all[299].sequence);
     let after = query(all[297].sequence, None, false);
-    let (rest, _) = until_current(&mut world.journal.query(after).await.unwrap()).await;
+    let (rest, _) = until_current(&mut world.journal.query(after)).await;
     assert_eq!(texts(&rest), ["298", "299"]);
 }
 
@@ -113,8 +114,8 @@ async fn followers_get_each_line_once_also_of_shares_to_come() {
     let world = World::new(1 << 20);
     world.add("a", "old");
     world.written().await;
-    let mut all = world.journal.query(query(0, None, true)).await.unwrap();
-    let mut new = world.journal.query(query(0, Some(0), true)).await.unwrap();
+    let mut all = world.journal.query(query(0, None, true));
+    let mut new = world.journal.query(query(0, Some(0), true));
     assert_eq!(texts(&until_current(&mut all).await.0), ["old"]);
     assert!(until_current(&mut new).await.0.is_empty());
     for (owner, text) in [("a", "1"), ("b", "2"), ("a", "3")] {
@@ -127,6 +128,32 @@ async fn followers_get_each_line_once_also_of_shares_to_come() {
 }
 
 #[tokio::test]
+async fn who_reads_long_without_finding_anything_says_so() {
+    let world = World::new(1 << 20);
+    for text in ["1", "2"] {
+        world.add("a", text);
+    }
+    world.written().await;
+    tokio::time::pause();
+    for limit in [None, Some(9)] {
+        let (go_on, waits) = std::sync::mpsc::channel();
+        let mut slow = query(0, limit, false);
+        slow.matches = Box::new(move |line| line == b"2" && waits.recv().is_ok());
+        let mut entries = world.journal.query(slow);
+        for _ in 0..3 {
+            let (step, ()) = tokio::join!(entries.next(), tokio::time::advance(2 * query::QUIET));
+            assert_eq!(step.unwrap(), Some(Step::Reading));
+        }
+        // Once for the search and once for the answer.
+        for _ in 0..2 {
+            go_on.send(()).unwrap();
+        }
+        assert_eq!(texts(&until_current(&mut entries).await.0), ["2"]);
+        assert_eq!(entries.next().await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
 async fn who_writes_much_pushes_out_only_itself_and_the_drop_is_counted() {
     let limit = 8 * MIN_SEGMENT;
     let mut world = World::new(limit);
@@ -134,7 +161,7 @@ async fn who_writes_much_pushes_out_only_itself_and_the_drop_is_counted() {
         world.add("quiet", &format!("quiet {number}"));
     }
     world.written().await;
-    let mut slow = world.journal.query(query(0, None, true)).await.unwrap();
+    let mut slow = world.journal.query(query(0, None, true));
     assert!(matches!(slow.next().await.unwrap(), Some(Step::Entry(_))));
 
     let line = "x".repeat(1000);
@@ -161,7 +188,7 @@ async fn who_writes_much_pushes_out_only_itself_and_the_drop_is_counted() {
         match slow.next().await.unwrap() {
             Some(Step::Entry(Entry { body: Body::Dropped(count), .. })) => missed += count,
             Some(Step::Entry(_)) => seen += 1,
-            Some(Step::Current(_)) => {}
+            Some(Step::Current(_) | Step::Reading) => {}
             None => break,
         }
     }
