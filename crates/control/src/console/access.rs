@@ -31,10 +31,10 @@ pub(crate) const SESSION_LIFE: Duration = Duration::from_secs(12 * 60 * 60);
 const MAX_SESSIONS: usize = 32;
 /// Random bytes in a code or a session.
 const LEN: usize = 32;
-/// Wrong codes that are looked at in a row before further ones have to wait.
+/// Wrong codes in a row after which further ones are told to wait. A right code is taken at any
+/// time: whoever sends wrong ones must not keep its holder out, and can't guess one in any time.
 const FAILURES: u32 = 10;
-/// After this, one more wrong code is looked at. A right one can't be guessed in any time; this
-/// keeps whoever tries from costing anything.
+/// After this, one more wrong code is called wrong.
 const FAILURE_PAUSE: Duration = Duration::from_secs(2);
 
 /// An HMAC in hexadecimal.
@@ -123,14 +123,9 @@ impl Access {
             let mut inner = self.lock();
             inner.codes.retain(|(_, ends)| *ends > now);
             let before = inner.codes.len();
-            if !inner.may_try(now) {
-                return Err(Refusal::TooMany);
-            }
             inner.codes.retain(|(known, _)| !same(known, &tag));
             if inner.codes.len() == before {
-                inner.failures += 1;
-                inner.last_failure = Some(now);
-                return Err(Refusal::Void);
+                return Err(inner.wrong(now));
             }
             let secret = URL_SAFE_NO_PAD.encode(random::<LEN>().map_err(|_| Refusal::Failed)?);
             inner.sessions.retain(|session| session.expires_ms > now_ms);
@@ -196,7 +191,8 @@ fn same(a: &str, b: &str) -> bool {
 }
 
 impl Inner {
-    fn may_try(&mut self, now: Instant) -> bool {
+    /// What whoever sends a wrong code is told.
+    fn wrong(&mut self, now: Instant) -> Refusal {
         if let Some(last) = self.last_failure {
             let forgiven =
                 now.saturating_duration_since(last).as_millis() / FAILURE_PAUSE.as_millis();
@@ -206,7 +202,12 @@ impl Inner {
                 self.last_failure = Some(now);
             }
         }
-        self.failures < FAILURES
+        if self.failures >= FAILURES {
+            return Refusal::TooMany;
+        }
+        self.failures += 1;
+        self.last_failure = Some(now);
+        Refusal::Void
     }
 }
 
@@ -268,14 +269,18 @@ mod tests {
     }
 
     #[test]
-    fn guessing_has_to_wait() {
+    fn guessing_has_to_wait_and_the_right_code_has_not() {
         let directory = tempfile::tempdir().unwrap();
         let (access, now) = (access("t", &directory), Instant::now());
         for _ in 0..FAILURES {
             assert_eq!(access.redeem("guess", now, 0).err(), Some(Refusal::Void));
         }
         let code = access.new_code(now).unwrap();
-        assert_eq!(access.redeem(&code, now, 0).err(), Some(Refusal::TooMany));
-        assert!(access.redeem(&code, now + FAILURE_PAUSE, 0).is_ok());
+        assert_eq!(access.redeem("guess", now, 0).err(), Some(Refusal::TooMany));
+        assert!(access.redeem(&code, now, 0).is_ok());
+        assert_eq!(access.redeem(&code, now, 0).err(), Some(Refusal::TooMany), "it is void now");
+        let later = now + FAILURE_PAUSE;
+        assert_eq!(access.redeem("guess", later, 0).err(), Some(Refusal::Void));
+        assert_eq!(access.redeem("guess", later, 0).err(), Some(Refusal::TooMany));
     }
 }
