@@ -133,7 +133,7 @@ impl FromStr for StatusRange {
         let trimmed = text.trim();
         let (first, last) = if let Some(class) = trimmed.to_lowercase().strip_suffix("xx") {
             let class = number(class)?;
-            if !(1..=9).contains(&class) {
+            if !(1..=5).contains(&class) {
                 return Err(wrong());
             }
             (class * 100, class * 100 + 99)
@@ -312,7 +312,7 @@ mod tests {
         for (text, first, last) in table {
             assert_eq!(text.parse(), Ok(StatusRange { first, last }), "{text}");
         }
-        for wrong in ["", "xx", "0xx", "55xx", "<0", "500-400", "70000", "-"] {
+        for wrong in ["", "xx", "0xx", "6xx", "9xx", "55xx", "<0", "500-400", "70000", "-"] {
             assert!(wrong.parse::<StatusRange>().is_err(), "{wrong}");
         }
     }
