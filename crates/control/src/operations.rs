@@ -18,6 +18,7 @@ use selvedge_model::{SiteId, keys};
 use selvedge_plan::operations::{Input, aggregate};
 use selvedge_telemetry::Chain;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::now_ms;
@@ -38,15 +39,26 @@ pub(crate) struct Operations(Arc<Shared>);
 
 struct Shared {
     fabric: SharedFabric,
-    started_ms: u64,
+    started: Instant,
     running: Mutex<BTreeMap<OperationId, Running>>,
     wake: Notify,
 }
 
 struct Running {
     operation: Operation,
+    /// How long it had run when it was taken up after a restart, by the wall clock.
+    before: Duration,
+    since: Instant,
     answers: BTreeMap<Target, (AnswerState, u64)>,
     outcome: watch::Sender<Outcome>,
+}
+
+impl Running {
+    /// Milliseconds since it began. A clock that is set changes nothing for one of this life.
+    fn elapsed_ms(&self) -> u64 {
+        let elapsed = self.before.saturating_add(self.since.elapsed());
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Operations {
@@ -54,14 +66,15 @@ impl Operations {
     pub(crate) async fn open(fabric: SharedFabric) -> Result<Self, FabricError> {
         let operations = Self(Arc::new(Shared {
             fabric,
-            started_ms: now_ms(),
+            started: Instant::now(),
             running: Mutex::default(),
             wake: Notify::new(),
         }));
         let fabric = &*operations.0.fabric;
         for (_, _, operation) in Typed(fabric).list::<Operation>(keys::OPERATIONS).await? {
             if operation.outcome.is_none() {
-                operations.0.add(operation);
+                let before = now_ms().saturating_sub(operation.created_ms);
+                operations.0.add(operation, Duration::from_millis(before));
             }
         }
         // What belongs to none of these was left by one that has ended.
@@ -98,7 +111,7 @@ impl Operations {
         let key = keys::operation(id);
         let fabric = &*self.0.fabric;
         Typed(fabric).put(&key, &operation, Expect::Absent).await.map_err(FabricError::from)?;
-        let outcome = self.0.add(operation);
+        let outcome = self.0.add(operation, Duration::ZERO);
         let orders = tasks.into_iter().map(|(target, task)| async move {
             let order = Order { operation: id, task };
             Typed(fabric).put(&keys::order(&target.site, id), &order, Expect::Any).await
@@ -185,37 +198,38 @@ impl Shared {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, operation: Operation) -> watch::Receiver<Outcome> {
+    fn add(&self, operation: Operation, before: Duration) -> watch::Receiver<Outcome> {
         let begun = Outcome { state: OperationState::Running, nodes: Vec::new() };
         let (outcome, receiver) = watch::channel(begun);
-        let running = Running { operation, answers: BTreeMap::new(), outcome };
+        let since = Instant::now();
+        let running = Running { operation, before, since, answers: BTreeMap::new(), outcome };
         self.running().insert(running.operation.id, running);
         receiver
     }
 
     fn take(&self, answer: Answer) {
-        let now = now_ms();
         if let Some(running) = self.running().get_mut(&answer.operation)
             && running.operation.targets.contains(&answer.target)
         {
             let known = running.answers.get(&answer.target);
             // When it was first heard counts, whatever is repeated after a reconnect.
             if known.is_none_or(|(state, _)| *state != answer.state) {
-                running.answers.insert(answer.target, (answer.state, now));
+                let after = running.elapsed_ms();
+                running.answers.insert(answer.target, (answer.state, after));
             }
         }
     }
 
     /// Says how each operation stands, and records those that have ended.
     async fn settle(&self, leased: &BTreeSet<SiteId>) {
-        let now_ms = now_ms();
-        let settling = now_ms.saturating_sub(self.started_ms) < LEASES_SETTLE.as_millis() as u64;
+        let settling = self.started.elapsed() < LEASES_SETTLE;
         let mut ended = Vec::new();
         for running in self.running().values() {
             let operation = &running.operation;
             let everyone = || operation.targets.iter().map(|it| it.site.clone()).collect();
             let leased = if settling { &everyone() } else { leased };
-            let input = Input { operation, answers: &running.answers, leased, now_ms };
+            let elapsed_ms = running.elapsed_ms();
+            let input = Input { operation, answers: &running.answers, leased, elapsed_ms };
             let outcome = aggregate(&input);
             if outcome.state != OperationState::Running {
                 ended.push(Operation { outcome: Some(outcome.clone()), ..operation.clone() });

@@ -12,12 +12,19 @@ use selvedge_model::operation::{
 pub struct Input<'a> {
     /// The operation.
     pub operation: &'a Operation,
-    /// What each node last said, and when control heard it (Unix milliseconds).
+    /// What each node last said, and how many milliseconds after its beginning control heard it.
     pub answers: &'a BTreeMap<Target, (AnswerState, u64)>,
     /// Sites whose lease runs.
     pub leased: &'a BTreeSet<SiteId>,
-    /// Unix milliseconds.
-    pub now_ms: u64,
+    /// Milliseconds since the operation began, by a clock that nobody sets.
+    pub elapsed_ms: u64,
+}
+
+impl Input<'_> {
+    /// How long it may take, in milliseconds.
+    fn limit_ms(&self) -> u64 {
+        self.operation.deadline_ms.saturating_sub(self.operation.created_ms)
+    }
 }
 
 /// How the operation stands. One that has ended stays as it ended, whatever is answered later.
@@ -28,7 +35,7 @@ pub fn aggregate(input: &Input<'_>) -> Outcome {
     if let Some(outcome) = &input.operation.outcome {
         return outcome.clone();
     }
-    let past = input.now_ms >= input.operation.deadline_ms;
+    let past = input.elapsed_ms >= input.limit_ms();
     let targets = &input.operation.targets;
     let nodes: Vec<Option<NodeOutcome>> =
         targets.iter().map(|target| node(input, target, past)).collect();
@@ -58,8 +65,8 @@ fn node(input: &Input<'_>, target: &Target, past: bool) -> Option<NodeOutcome> {
         ms,
         reason,
     };
-    let in_time = input.answers.get(target).filter(|(_, at)| *at < input.operation.deadline_ms);
-    let after = in_time.map(|(_, at)| at.saturating_sub(input.operation.created_ms));
+    let in_time = input.answers.get(target).filter(|(_, after)| *after < input.limit_ms());
+    let after = in_time.map(|(_, after)| *after);
     match in_time.map(|(state, _)| state) {
         Some(AnswerState::Applied) => return Some(made(NodeState::Applied, after, None)),
         Some(AnswerState::Failed { reason }) => {

@@ -147,6 +147,29 @@ async fn a_tunnel_is_for_who_has_the_secret_and_once() {
 }
 
 #[tokio::test]
+async fn an_operation_ends_by_a_clock_that_nobody_sets() {
+    let directory = tempfile::tempdir().unwrap();
+    let fabric: SharedFabric = Arc::new(Embedded::open(&directory.path().join("fabric")).unwrap());
+    leased(&fabric).await;
+    let control = Control::start(directory.path(), &fabric).await;
+    let id = OperationId::new(now_ms(), 1);
+    let task = Task::OpenTunnel(TunnelSecret::new([1; 32]));
+    let tasks = BTreeMap::from([(Target::sole(fra()), task)]);
+    let kind = OperationKind::Tunnel(TunnelPurpose::Logs);
+    let limit = Duration::from_secs(60);
+    let mut outcome = control.operations.start((id, kind), tasks, limit).await.unwrap();
+    order(&fabric).await;
+    // The wall clock, as if it had been set back by as much, says that no time has passed.
+    tokio::time::pause();
+    tokio::time::advance(limit).await;
+    tokio::time::resume();
+    let ended = outcome.wait_for(|it| it.state != OperationState::Running);
+    let ended = tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
+    assert_eq!(ended.unwrap().state, OperationState::Expired);
+    control.kill().await;
+}
+
+#[tokio::test]
 async fn operations_outlive_control() {
     let directory = tempfile::tempdir().unwrap();
     let fabric: SharedFabric = Arc::new(Embedded::open(&directory.path().join("fabric")).unwrap());

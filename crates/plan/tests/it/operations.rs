@@ -10,7 +10,7 @@ use selvedge_model::operation::{
 use selvedge_plan::operations::{Input, aggregate};
 
 const CREATED: u64 = 1_000;
-const DEADLINE: u64 = 6_000;
+const LIMIT: u64 = 5_000;
 
 fn site(id: &str) -> SiteId {
     SiteId::new(id).unwrap()
@@ -21,13 +21,13 @@ fn operation(sites: &[&str]) -> Operation {
         id: OperationId::new(CREATED, 1),
         kind: OperationKind::Tunnel(TunnelPurpose::Logs),
         created_ms: CREATED,
-        deadline_ms: DEADLINE,
+        deadline_ms: CREATED + LIMIT,
         targets: sites.iter().map(|id| Target::sole(site(id))).collect(),
         outcome: None,
     }
 }
 
-/// Answers as `SITE=WORD@MS`.
+/// Answers as `SITE=WORD@MS`, since the beginning.
 fn answers(text: &str) -> BTreeMap<Target, (AnswerState, u64)> {
     text.split_whitespace()
         .map(|part| {
@@ -43,15 +43,15 @@ fn answers(text: &str) -> BTreeMap<Target, (AnswerState, u64)> {
         .collect()
 }
 
-fn stands(operation: &Operation, said: &str, leased: &str, now_ms: u64) -> String {
+fn stands(operation: &Operation, said: &str, leased: &str, elapsed_ms: u64) -> String {
     let leased: BTreeSet<SiteId> = leased.split_whitespace().map(site).collect();
     let answers = answers(said);
-    let input = Input { operation, answers: &answers, leased: &leased, now_ms };
+    let input = Input { operation, answers: &answers, leased: &leased, elapsed_ms };
     let outcome = aggregate(&input);
     // Asking again with what came of it changes nothing.
     if outcome.state != OperationState::Running {
         let ended = Operation { outcome: Some(outcome.clone()), ..operation.clone() };
-        let again = aggregate(&Input { operation: &ended, now_ms: u64::MAX, ..input });
+        let again = aggregate(&Input { operation: &ended, elapsed_ms: u64::MAX, ..input });
         assert_eq!(again, outcome);
     }
     let nodes = outcome.nodes.iter().map(|node| {
@@ -66,68 +66,57 @@ fn stands(operation: &Operation, said: &str, leased: &str, now_ms: u64) -> Strin
 fn what_comes_of_it() {
     let table = [
         // Nothing yet, then step by step.
-        ("", "fra nyc", 1_001, "running:"),
-        ("fra=received@1010", "fra nyc", 1_020, "running: fra=received@10"),
+        ("", "fra nyc", 1, "running:"),
+        ("fra=received@10", "fra nyc", 20, "running: fra=received@10"),
         (
-            "fra=applied@1050 nyc=received@1010",
+            "fra=applied@50 nyc=received@10",
             "fra nyc",
-            1_100,
+            100,
             "running: fra=applied@50 nyc=received@10",
         ),
         (
-            "fra=applied@1050 nyc=applied@1150",
+            "fra=applied@50 nyc=applied@150",
             "fra nyc",
-            1_200,
+            200,
             "complete: fra=applied@50 nyc=applied@150",
         ),
         // Nobody waits for who is not there; an answer counts all the same.
-        ("fra=applied@1050", "fra", 1_100, "partial: fra=applied@50 nyc=offline"),
-        (
-            "fra=applied@1050 nyc=applied@1060",
-            "fra",
-            1_100,
-            "complete: fra=applied@50 nyc=applied@60",
-        ),
-        ("", "fra", 1_100, "running: nyc=offline"),
-        ("", "", 1_100, "expired: fra=offline nyc=offline"),
+        ("fra=applied@50", "fra", 100, "partial: fra=applied@50 nyc=offline"),
+        ("fra=applied@50 nyc=applied@60", "fra", 100, "complete: fra=applied@50 nyc=applied@60"),
+        ("", "fra", 100, "running: nyc=offline"),
+        ("", "", 100, "expired: fra=offline nyc=offline"),
         // It lost its lease in the middle.
-        ("fra=applied@1050 nyc=received@1010", "fra", 1_100, "partial: fra=applied@50 nyc=offline"),
+        ("fra=applied@50 nyc=received@10", "fra", 100, "partial: fra=applied@50 nyc=offline"),
         // The deadline.
-        ("fra=applied@1050", "fra nyc", 5_999, "running: fra=applied@50"),
-        ("fra=applied@1050", "fra nyc", DEADLINE, "partial: fra=applied@50 nyc=timed_out"),
-        ("nyc=received@1010", "fra nyc", DEADLINE, "expired: fra=timed_out nyc=timed_out"),
+        ("fra=applied@50", "fra nyc", 4999, "running: fra=applied@50"),
+        ("fra=applied@50", "fra nyc", LIMIT, "partial: fra=applied@50 nyc=timed_out"),
+        ("nyc=received@10", "fra nyc", LIMIT, "expired: fra=timed_out nyc=timed_out"),
         // Too late is not at all.
         (
-            "fra=applied@6000 nyc=applied@7000",
+            "fra=applied@5000 nyc=applied@6000",
             "fra nyc",
-            7_000,
+            6000,
             "expired: fra=timed_out nyc=timed_out",
         ),
         // Failures are answers.
-        (
-            "fra=failed@1010 nyc=failed@1020",
-            "fra nyc",
-            1_100,
-            "partial: fra=failed@10 nyc=failed@20",
-        ),
-        (
-            "fra=failed@1010 nyc=applied@1020",
-            "fra nyc",
-            1_100,
-            "partial: fra=failed@10 nyc=applied@20",
-        ),
-        ("fra=failed@1010", "fra nyc", 1_100, "running: fra=failed@10"),
+        ("fra=failed@10 nyc=failed@20", "fra nyc", 100, "partial: fra=failed@10 nyc=failed@20"),
+        ("fra=failed@10 nyc=applied@20", "fra nyc", 100, "partial: fra=failed@10 nyc=applied@20"),
+        ("fra=failed@10", "fra nyc", 100, "running: fra=failed@10"),
         // Who was not asked does not count.
         (
-            "fra=applied@1010 nyc=applied@1020 sin=failed@1030",
+            "fra=applied@10 nyc=applied@20 sin=failed@30",
             "fra nyc",
-            1_100,
+            100,
             "complete: fra=applied@10 nyc=applied@20",
         ),
     ];
     let both = operation(&["fra", "nyc"]);
-    for (said, leased, now_ms, expected) in table {
-        assert_eq!(stands(&both, said, leased, now_ms), expected, "{said:?} {leased:?} {now_ms}");
+    for (said, leased, elapsed_ms, expected) in table {
+        assert_eq!(
+            stands(&both, said, leased, elapsed_ms),
+            expected,
+            "{said:?} {leased:?} {elapsed_ms}"
+        );
     }
-    assert_eq!(stands(&operation(&[]), "", "", CREATED), "complete:");
+    assert_eq!(stands(&operation(&[]), "", "", 0), "complete:");
 }
