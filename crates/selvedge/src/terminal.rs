@@ -74,6 +74,11 @@ impl Terminal {
         }
     }
 
+    /// Whether something could not be written, so that there is no use in saying more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.trouble.get().is_some()
+    }
+
     /// Fails if something could not be written, unless it was the reader who had seen enough.
     pub(crate) fn written(&self) -> Outcome {
         match self.trouble.get() {

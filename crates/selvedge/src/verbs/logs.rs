@@ -1,6 +1,5 @@
 //! `selvedge logs`: what sites and control have to say, in order.
 
-use std::io::{self, Write as _};
 use std::time::Duration;
 
 use clap_complete::ArgValueCompleter;
@@ -143,8 +142,8 @@ pub(crate) async fn run(args: Logs, connection: &Connection, terminal: Terminal)
                         Some(Err(error)) => break Some(error),
                         Some(Ok(event)) => {
                             filter.after.note(&event);
-                            // Nobody reads any more.
-                            if printer.print(&event).is_err() {
+                            printer.print(&event)?;
+                            if terminal.is_lost() {
                                 return Ok(());
                             }
                         }
@@ -188,32 +187,27 @@ struct Printer {
 }
 
 impl Printer {
-    fn print(&mut self, event: &LogEvent) -> io::Result<()> {
-        if self.terminal.json {
-            let line = serde_json::to_string(event)?;
-            return writeln!(io::stdout().lock(), "{line}");
-        }
+    fn print(&mut self, event: &LogEvent) -> Outcome {
         match event {
+            _ if self.terminal.json => return self.terminal.object(event),
             LogEvent::Record(record) => {
                 self.lines += 1;
-                writeln!(io::stdout().lock(), "{}", self.record(record))
+                self.terminal.line(self.record(record));
             }
             LogEvent::Gap(gap) => {
-                let line = self.terminal.paint(Look::Warn, gap_words(gap));
-                writeln!(io::stdout().lock(), "{line}")
+                self.terminal.line(self.terminal.paint(Look::Warn, gap_words(gap)));
             }
             LogEvent::Site { site, answers, reason } => {
                 let what = if *answers { "answers" } else { "does not answer" };
                 self.terminal.warn(format!("{site} {what}: {reason}"));
-                Ok(())
             }
             LogEvent::Pending { site } => {
                 let place = site.as_ref().map_or("control", SiteId::as_str);
                 self.terminal.warn(format!("still waiting for {place}: it looks through its log"));
-                Ok(())
             }
-            LogEvent::Current { .. } => Ok(()),
+            LogEvent::Current { .. } => {}
         }
+        Ok(())
     }
 
     fn record(&self, record: &LogRecord) -> String {

@@ -431,12 +431,21 @@ async fn where_the_output_goes(tale: &mut Tale, planet: &Planet) {
         shell.args(["-o", "pipefail", "-c", &line]).env("SELVEDGE_DATA", &planet.data);
         shell
     };
-    for verb in ["status | head -1", "--help | true", "sites | true", "releases shop | true"] {
+    for verb in [
+        "status | head -1",
+        "--help | true",
+        "sites | true",
+        "releases shop | true",
+        "logs --all | true",
+    ] {
         let output = shell(&format!("selvedge {verb} >/dev/null")).output().await.unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && said.is_empty(), "{verb}: {said}");
     }
     tale.tell("no room for the output", &mut shell("selvedge status > /dev/full")).await;
+    for line in ["selvedge logs --all > /dev/full", "selvedge logs --all -f --json > /dev/full"] {
+        tale.tell("no room for the log", &mut shell(line)).await;
+    }
 }
 
 /// A push is under way: the user presses Ctrl-C, then control dies under the next one.
