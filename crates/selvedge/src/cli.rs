@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::ArgValueCompleter;
 use selvedge_model::{AppName, Host, SiteId};
@@ -16,7 +17,6 @@ use crate::verbs::{completions, console, man, remote};
     name = "selvedge",
     version,
     subcommand_value_name = "VERB",
-    disable_help_subcommand = true,
     arg_required_else_help = true
 )]
 pub(crate) struct Cli {
@@ -46,6 +46,11 @@ pub(crate) struct Connection {
     /// A file with the certificate authority to trust, PEM.
     #[arg(long, global = true, env = "SELVEDGE_CA", value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+}
+
+/// How much a log may be given: none keeps nothing, and more than a tebibyte is a slip.
+fn log_mib() -> RangedU64ValueParser<u32> {
+    RangedU64ValueParser::new().range(1..=1 << 20)
 }
 
 #[derive(Debug, Subcommand)]
@@ -187,7 +192,7 @@ pub(crate) struct Dev {
     #[arg(long)]
     pub(crate) unsafe_builds: bool,
     /// How much each site's log may take on disk, in MiB; the oldest lines are dropped beyond that.
-    #[arg(long, default_value_t = 128, value_name = "MIB")]
+    #[arg(long, default_value_t = 128, value_name = "MIB", value_parser = log_mib())]
     pub(crate) log_mib: u32,
 }
 
@@ -308,7 +313,7 @@ pub(crate) struct Agent {
     #[arg(long, value_name = "SOCKET")]
     pub(crate) fabric: PathBuf,
     /// How much the site's log may take on disk, in MiB; the oldest lines are dropped beyond that.
-    #[arg(long, default_value_t = 128, value_name = "MIB")]
+    #[arg(long, default_value_t = 128, value_name = "MIB", value_parser = log_mib())]
     pub(crate) log_mib: u32,
     /// Where plain HTTP is served.
     #[arg(long, default_value = "127.0.0.1:8080")]

@@ -20,7 +20,7 @@ pub(crate) fn write_man_pages(command: Command, directory: &Path) -> std::io::Re
         }
         Ok(written)
     }
-    let mut command = command;
+    let mut command = command.disable_help_subcommand(true);
     command.build();
     write(&command, directory)
 }
@@ -28,7 +28,7 @@ pub(crate) fn write_man_pages(command: Command, directory: &Path) -> std::io::Re
 /// The page of the guide.
 #[cfg(test)]
 pub(crate) fn markdown(command: Command) -> String {
-    let mut command = command.term_width(0);
+    let mut command = command.disable_help_subcommand(true).term_width(0);
     command.build();
     let mut page = String::from(
         "# Command line\n\nWhat `--help` says, verb by verb. Every verb also takes the options at the end.\n\n",
@@ -57,13 +57,14 @@ fn section(verb: &Command, path: &str, page: &mut String) {
         page.push_str(&format!("{about}\n\n"));
     }
     let usage = verb.clone().render_usage().to_string();
-    page.push_str(&format!("    {}\n\n", usage.trim_start_matches("Usage: ")));
+    page.push_str(&format!("```text\n{}\n```\n\n", usage.trim_start_matches("Usage: ")));
     options(verb.get_arguments().filter(|argument| !argument.is_global_set()), page);
     if let Some(examples) = verb.get_after_help() {
         let examples = examples.to_string();
         let (heading, lines) = examples.split_once('\n').unwrap_or((&examples, ""));
-        page.push_str(&format!("\n{heading}\n\n"));
-        lines.lines().for_each(|line| page.push_str(&format!("  {line}\n")));
+        page.push_str(&format!("\n{heading}\n\n```text\n"));
+        lines.lines().for_each(|line| page.push_str(&format!("{}\n", line.trim_start())));
+        page.push_str("```\n");
     }
     for nested in verb.get_subcommands().filter(|verb| verb.get_name() != "help") {
         section(nested, &format!("{path} {}", nested.get_name()), page);

@@ -17,7 +17,12 @@ pub(crate) fn failure(error: &clap::Error, line: &[String]) -> Failure {
     let (what, hint) = match error.kind() {
         ErrorKind::InvalidSubcommand => {
             let given = one(ContextKind::InvalidSubcommand);
-            let verbs = texts(error, ContextKind::SuggestedSubcommand);
+            let mut verbs = texts(error, ContextKind::SuggestedSubcommand);
+            if verbs.is_empty() {
+                // `help` is not told what the parser would suggest.
+                let all = crate::help::groups().into_iter().flat_map(|(_, verbs)| verbs);
+                verbs = all.map(str::to_owned).collect();
+            }
             let likely = closest(&given, verbs.iter().map(String::as_str))
                 .map(|likely| format!("did you mean `{likely}`? "));
             (
@@ -161,6 +166,8 @@ mod tests {
             "selvedge dev --restart-after soon",
             "selvedge dev --sites 2 --sites 3",
             "selvedge dev --sites",
+            "selvedge dev --log-mib 0",
+            "selvedge help lgos",
             "selvedge status Shop!",
             "selvedge completions basj",
             "selvedge completions tcsh",

@@ -40,6 +40,14 @@ fn every_verb_has_a_page_of_the_manual() {
     assert!(verbs.iter().all(|verb| top.contains(&format!("selvedge\\-{verb}"))), "{top}");
 }
 
+#[test]
+fn help_is_a_verb_too() {
+    let said = |words: &[&str]| run(Command::new(BINARY).args(words));
+    assert_eq!(said(&["help"]), said(&["--help"]));
+    assert_eq!(said(&["help", "logs"]), said(&["logs", "--help"]));
+    assert_eq!(said(&["help", "apps", "rm"]), said(&["apps", "rm", "--help"]));
+}
+
 fn offered(words: &[&str]) -> BTreeSet<String> {
     offered_with(tempfile::tempdir().unwrap().path(), words)
 }
