@@ -250,11 +250,19 @@ pub(crate) fn lives(pid: u32) -> bool {
         .unwrap_or(false)
 }
 
-/// Whether this test can run: the sandbox needs root or user namespaces. Skips loudly.
+/// Whether this test can run: it wants root.
 pub(crate) fn can_isolate() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("SKIPPED: this test runs apps in sandboxes and wants root");
+        skip("this test runs apps in sandboxes and wants root");
     }
     root
+}
+
+/// Says that a test is not run. It fails where a variable says that all must be.
+pub(crate) fn skip(reason: &str) {
+    for name in ["CI", "SELVEDGE_REQUIRE_ROOT"] {
+        assert!(std::env::var_os(name).is_none(), "{name} is set, but {reason}");
+    }
+    eprintln!("SKIPPED: {reason}");
 }
