@@ -12,7 +12,11 @@
 //!   `<!-- test: skip REASON -->` does not run the block, or compare the text;
 //!   `<!-- test: fails CODE -->` wants its last command to end with that code;
 //!   `<!-- test: repeat -->` runs it again until it succeeds and prints what the page says;
-//!   `<!-- test: background -->` starts it and ends it with the page.
+//!   `<!-- test: background -->` starts it and ends it with the page, up to which it must run on,
+//!   having printed something.
+//!
+//! Other fences are `toml` and `json`, and are not run; anything else is an error, so that no
+//! command goes without a test unseen. README.md is read too: see [`front_page`].
 //!
 //! The home directory is a scratch one, and a box of eight sites runs in its usual place there, so
 //! that no command needs a flag that a reader would not type. The box has other ports than a
@@ -22,15 +26,18 @@
 mod page;
 
 use std::fmt::Write as _;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use self::page::{Block, Directive};
+use crate::harness::repository::Repository;
 use crate::harness::{PATIENCE, Planet, can_isolate};
 
 /// Where a reader's box listens.
@@ -70,10 +77,58 @@ async fn every_command_of_the_guide_does_what_the_page_says() {
             }
         }
         println!("docs/guide/{name}: {ran} blocks in {:.1} s", started.elapsed().as_secs_f64());
-        shell.end();
+        shell.end().await.unwrap_or_else(|problem| panic!("docs/guide/{name}: {problem}"));
     }
+    front_page(&home, &planet, &mut told).await;
     planet.stop().await;
     insta::assert_snapshot!("skipped", told);
+}
+
+/// Types what README.md says to type in a second terminal, while the demo would run in the first:
+/// line by line, since one of them does not end by itself. The demo's app is a stand-in of one page:
+/// what is asked of it is the same, and the demo has a test of its own.
+async fn front_page(home: &TempDir, planet: &Planet, told: &mut String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let blocks = page::blocks(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let build = home.path().join("target/debug");
+    std::fs::create_dir_all(build.parent().unwrap()).unwrap();
+    symlink(Path::new(env!("CARGO_BIN_EXE_selvedge")).parent().unwrap(), build).unwrap();
+    let files = [
+        (
+            "selvedge.toml",
+            "[app]\nname = \"storefront\"\n[[service]]\nname = \"web\"\nkind = \"static\"\nroot = \".\"\n",
+        ),
+        ("index.html", "<h1>Storefront</h1>\n"),
+    ];
+    Repository::with_files("storefront", &files).await.push_live(planet).await;
+    let mut shell = Shell::new(home.path(), planet);
+    let mut ran = 0;
+    for block in blocks {
+        if block.commands.starts_with("make ") {
+            let first = block.commands.lines().next().unwrap();
+            writeln!(told, "README.md: {first}\n    skipped: it is what builds and runs this")
+                .unwrap();
+            continue;
+        }
+        for (index, line) in block.commands.lines().enumerate() {
+            let directive = match line.contains(" -f") {
+                true => Directive::Background,
+                false => Directive::Run,
+            };
+            let line = Block {
+                line: block.line + 1 + index,
+                commands: format!("{line}\n"),
+                directive,
+                output: None,
+            };
+            if let Err(problem) = shell.follow(&line).await {
+                panic!("README.md:{}: {problem}", line.line);
+            }
+            ran += 1;
+        }
+    }
+    assert!(ran > 0, "README.md says nothing to type while the demo runs");
+    shell.end().await.unwrap_or_else(|problem| panic!("README.md: {problem}"));
 }
 
 /// The pages in the order of the index.
@@ -104,7 +159,15 @@ struct Shell {
     home: PathBuf,
     /// The usual ports, and those of the test's box.
     ports: [(u16, u16); 4],
-    background: Vec<Child>,
+    background: Vec<Background>,
+}
+
+/// Commands that go on while the page is read.
+struct Background {
+    /// The line of the page.
+    line: usize,
+    child: Child,
+    output: PathBuf,
 }
 
 impl Shell {
@@ -123,7 +186,9 @@ impl Shell {
     /// Does what the page says.
     async fn follow(&mut self, block: &Block) -> Result<(), String> {
         if block.directive == Directive::Background {
-            self.background.push(self.start(block, &self.home.join(".background")));
+            let output = self.home.join(format!(".background-{}.output", self.background.len()));
+            let child = self.start(block, &output);
+            self.background.push(Background { line: block.line, child, output });
             return Ok(());
         }
         let deadline = Instant::now() + PATIENCE;
@@ -150,7 +215,7 @@ impl Shell {
     }
 
     async fn run(&self, block: &Block, deadline: Instant) -> Result<(ExitStatus, String), String> {
-        let output = self.home.join(".output");
+        let output = self.home.join(".typed.output");
         let mut child = self.start(block, &output);
         let left = deadline.saturating_duration_since(Instant::now());
         let status = tokio::time::timeout(left, child.wait()).await;
@@ -167,7 +232,8 @@ impl Shell {
 
     /// Starts bash with the commands, in the state that the commands before have left.
     fn start(&self, block: &Block, output: &Path) -> Child {
-        let script = self.home.join(".commands");
+        // A file of its own: bash reads on in it while it runs.
+        let script = output.with_extension("commands");
         let ports = &self.ports;
         let commands = ports
             .iter()
@@ -201,9 +267,26 @@ impl Shell {
             .unwrap()
     }
 
-    /// Ends what runs in the background.
-    fn end(self) {
-        self.background.iter().for_each(|child| stop(child, Signal::SIGTERM));
+    /// Ends what runs in the background, once it has printed something. It must still run.
+    async fn end(self) -> Result<(), String> {
+        for Background { line, mut child, output } in self.background {
+            let printed = || std::fs::read_to_string(&output).unwrap_or_default();
+            let deadline = Instant::now() + PATIENCE;
+            let mut ended = child.try_wait().unwrap();
+            while ended.is_none() && printed().is_empty() && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                ended = child.try_wait().unwrap();
+            }
+            stop(&child, Signal::SIGTERM);
+            let printed = printed();
+            if let Some(status) = ended {
+                return Err(format!("line {line}: ended early with {status}:\n{printed}"));
+            }
+            if printed.is_empty() {
+                return Err(format!("line {line}: prints nothing"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -44,6 +44,9 @@ pub(super) fn blocks(text: &str) -> Result<Vec<Block>, String> {
             continue;
         }
         let Some(language) = trimmed.strip_prefix("```") else {
+            if line.starts_with("    ") && trimmed.starts_with("selvedge ") {
+                return Err(format!("line {}: commands stand in a fence, `sh`", index + 1));
+            }
             if !trimmed.is_empty() && directive.is_some() {
                 return Err(format!("line {}: a directive stands right before a fence", index + 1));
             }
@@ -71,7 +74,13 @@ pub(super) fn blocks(text: &str) -> Result<Vec<Block>, String> {
             (_, Some(_)) => {
                 return Err(format!("line {}: a directive for a block of no commands", index + 1));
             }
-            (_, None) => awaiting = false,
+            ("toml" | "json", None) => awaiting = false,
+            (other, None) => {
+                return Err(format!(
+                    "line {}: a fence of {other:?}, which nothing reads",
+                    index + 1
+                ));
+            }
         }
     }
     match blocks.iter().find(|block| block.directive == Directive::Repeat && block.output.is_none())
@@ -163,6 +172,9 @@ fn pages_are_read() {
         "<!-- test: repeat -->\n```sh\nx\n```",
         "<!-- test: repeat -->\nwords\n```sh\nx\n```",
         "<!-- test: background -->\n```toml\nx\n```",
+        "```bash\nselvedge status\n```",
+        "```\nselvedge status\n```",
+        "Then\n\n    selvedge status\n",
     ] {
         assert!(blocks(wrong).is_err(), "{wrong}");
     }
