@@ -156,6 +156,7 @@ mod tests {
             bytes_received: 0,
             duration_ms: 1.25,
             upstream_ms: None,
+            cache: None,
             error: Some(AccessError { source: ErrorSource::Client, kind: "aborted".into() }),
         }
     }
