@@ -9,7 +9,9 @@ use selvedge_model::{
     Activation, App, EnvironmentName, Epoch, Generation, Host, Release, Route, ServiceName, SiteId,
     hosts,
 };
-use selvedge_proxy::{AppView, CacheScope, EpochView, QueryRules, RouteTable, RouteView, Target};
+use selvedge_proxy::{
+    AppView, CacheScope, Delivery, EpochView, QueryRules, RouteTable, RouteView, Target,
+};
 
 use crate::desired::{EpochKey, selected};
 use crate::documents::AppKey;
@@ -21,6 +23,7 @@ pub(crate) fn epoch_view(
     release: &Release,
     targets: &BTreeMap<ServiceName, Target>,
 ) -> EpochView {
+    let delivery = Delivery { encode: Some(Arc::default()), ..Delivery::default() };
     let mut routes: Vec<RouteView> = release
         .app
         .routes
@@ -40,6 +43,7 @@ pub(crate) fn epoch_view(
                 service: Some(route.service.clone()),
                 rewrite: route.rewrite.clone(),
                 cache: cache_scope(environment, release, route, &target),
+                delivery: delivery.clone(),
                 response_headers,
                 target,
             })
@@ -51,6 +55,7 @@ pub(crate) fn epoch_view(
         service: None,
         rewrite: None,
         cache: None,
+        delivery: Delivery::default(),
         response_headers: Vec::new(),
         target: Target::Redirect(Arc::new(redirect.clone())),
     }));

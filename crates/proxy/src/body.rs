@@ -18,6 +18,8 @@ use tokio::time::{Instant, Sleep};
 
 use crate::Limits;
 use crate::cache::{StoredBody, StreamBody};
+use crate::encode::Coded;
+use crate::esi::Assembled;
 use crate::files::{Content, FileBody};
 use crate::forward;
 use crate::record::Exchange;
@@ -339,6 +341,10 @@ pub(crate) enum Payload {
     Stored(StoredBody),
     /// What is on its way into the cache.
     Coming(StreamBody),
+    /// What is put together of pieces.
+    Page(Box<Assembled>),
+    /// One of these, encoded or decoded for the client.
+    Coded(Box<Coded<Payload>>),
     /// None: the connection is another protocol's from here on.
     Tunnel(Box<Tunnel>),
 }
@@ -370,6 +376,11 @@ impl ResponseBody {
         body
     }
 
+    /// The body of a template: its exchange is the page's.
+    pub(crate) fn template(payload: Payload) -> Self {
+        Self { payload, exchange: None }
+    }
+
     /// The body of an upgrade: its exchange is the tunnel's.
     pub(crate) fn upgraded() -> Self {
         Self { payload: Payload::Empty, exchange: None }
@@ -380,22 +391,68 @@ impl ResponseBody {
             exchange.complete();
         }
     }
+}
 
-    fn poll_payload(
-        &mut self,
+impl Payload {
+    /// The name of what went wrong with it, if that was the workload's doing.
+    fn failure(&self) -> Option<&'static str> {
+        match self {
+            Self::Workload(body) => body.failure(),
+            Self::Coming(_) => Some("body-closed-early"),
+            Self::Page(_) => Some("page-broken"),
+            Self::Coded(body) => body.inner().failure().or(Some("body-malformed")),
+            _ => None,
+        }
+    }
+}
+
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.payload {
-            Payload::Empty | Payload::Tunnel(_) => Poll::Ready(None),
-            Payload::Memory(bytes) => {
+        match &mut *self {
+            Self::Empty | Self::Tunnel(_) => Poll::Ready(None),
+            Self::Memory(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.payload = Payload::Empty;
+                *self = Self::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Payload::File(body) => body.poll_chunk(cx).map_ok(Frame::data).map_err(Into::into),
-            Payload::Workload(body) => body.poll_frame(cx).map_err(Into::into),
-            Payload::Stored(body) => Poll::Ready(body.next().map(|data| Ok(Frame::data(data)))),
-            Payload::Coming(body) => body.poll_data(cx).map_ok(Frame::data).map_err(Into::into),
+            Self::File(body) => body.poll_chunk(cx).map_ok(Frame::data).map_err(Into::into),
+            Self::Workload(body) => body.poll_frame(cx).map_err(Into::into),
+            Self::Stored(body) => Poll::Ready(body.next().map(|data| Ok(Frame::data(data)))),
+            Self::Coming(body) => body.poll_data(cx).map_ok(Frame::data).map_err(Into::into),
+            Self::Page(body) => Pin::new(body.as_mut()).poll_frame(cx),
+            Self::Coded(body) => Pin::new(body.as_mut()).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty | Self::Tunnel(_) => true,
+            Self::Memory(bytes) => bytes.is_empty(),
+            Self::File(body) => body.remaining() == 0,
+            Self::Workload(body) => body.is_end_stream(),
+            Self::Stored(body) => body.left() == 0,
+            Self::Coming(body) => body.is_end_stream(),
+            Self::Page(body) => body.is_end_stream(),
+            Self::Coded(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
+            Self::Memory(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::File(body) => SizeHint::with_exact(body.remaining()),
+            Self::Workload(body) => body.size_hint(),
+            Self::Stored(body) => SizeHint::with_exact(body.left()),
+            Self::Coming(_) => SizeHint::default(),
+            Self::Page(body) => body.size_hint(),
+            Self::Coded(body) => body.size_hint(),
         }
     }
 }
@@ -411,7 +468,7 @@ impl Body for ResponseBody {
         if let Some(exchange) = &mut self.exchange {
             exchange.asked();
         }
-        match ready!(self.poll_payload(cx)) {
+        match ready!(Pin::new(&mut self.payload).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 if let (Some(exchange), Some(data)) = (&mut self.exchange, frame.data_ref()) {
                     exchange.sent(data.len() as u64);
@@ -422,11 +479,7 @@ impl Body for ResponseBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                let kind = match &self.payload {
-                    Payload::Workload(body) => body.failure(),
-                    Payload::Coming(_) => Some("body-closed-early"),
-                    _ => None,
-                };
+                let kind = self.payload.failure();
                 if let Some(exchange) = &mut self.exchange {
                     exchange.body_failed(kind);
                 }
@@ -440,25 +493,11 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.payload {
-            Payload::Empty | Payload::Tunnel(_) => true,
-            Payload::Memory(bytes) => bytes.is_empty(),
-            Payload::File(body) => body.remaining() == 0,
-            Payload::Workload(body) => body.is_end_stream(),
-            Payload::Stored(body) => body.left() == 0,
-            Payload::Coming(body) => body.is_end_stream(),
-        }
+        self.payload.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.payload {
-            Payload::Empty | Payload::Tunnel(_) => SizeHint::with_exact(0),
-            Payload::Memory(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Payload::File(body) => SizeHint::with_exact(body.remaining()),
-            Payload::Workload(body) => body.size_hint(),
-            Payload::Stored(body) => SizeHint::with_exact(body.left()),
-            Payload::Coming(_) => SizeHint::default(),
-        }
+        self.payload.size_hint()
     }
 }
 

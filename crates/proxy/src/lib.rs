@@ -11,7 +11,8 @@
 //! A WebSocket becomes a `tunnel`; other upgrades are not let through.
 //!
 //! What workloads answer is cached ([`CacheConfig`]): looked up without waiting, filled by one request
-//! for all that want the same.
+//! for all that want the same. On its way to the client a page is put together of its pieces
+//! ([`esi`]), and a response compressed ([`encode`]), where the route's [`Delivery`] says so.
 //!
 //! Deliberately absent: any choice of what is served.
 
@@ -22,6 +23,7 @@ mod body;
 mod cache;
 mod check;
 mod client_address;
+mod delivery;
 pub mod encode;
 mod epoch;
 pub mod esi;
@@ -66,6 +68,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use cache::{CacheConfig, CacheHandle, CacheScope, QueryRules};
+pub use delivery::{Delivery, Encoding};
 pub use limits::Limits;
 pub use listener::{Handle, ListenError, Listener, ListenerState, Listeners, Protocol};
 pub use snapshot::{AppView, Connect, EpochView, RouteTable, RouteView, Snapshot, Stream, Target};

@@ -26,7 +26,8 @@ pub(crate) struct Exchange {
     /// None while nothing was asked of the request's body.
     received: Option<Arc<Received>>,
     log: AccessLog,
-    busy: Busy,
+    /// None for a piece of a page: the page keeps the client's connection busy.
+    busy: Option<Busy>,
     complete: bool,
     /// The agent asked.
     own: bool,
@@ -52,10 +53,18 @@ impl Exchange {
             started: Instant::now(),
             received: None,
             log: client.shared.access.clone(),
-            busy: client.activity.begin(head.version),
+            busy: Some(client.activity.begin(head.version)),
             complete: false,
             own: false,
         }
+    }
+
+    /// A piece of a page is asked for. It is recorded only if it was not answered.
+    pub(crate) fn piece(client: &Client, head: &Parts, trace: &Trace) -> Self {
+        let mut exchange = Self::begin(client, head, trace);
+        exchange.busy = None;
+        exchange.own = true;
+        exchange
     }
 
     /// The agent asked, to judge a release: nobody's request, and recorded only if it was not answered.
@@ -94,12 +103,16 @@ impl Exchange {
     }
 
     pub(crate) fn asked(&mut self) {
-        self.busy.asked();
+        if let Some(busy) = &mut self.busy {
+            busy.asked();
+        }
     }
 
     pub(crate) fn sent(&mut self, bytes: u64) {
         self.tunnelled(bytes);
-        self.busy.handed();
+        if let Some(busy) = &mut self.busy {
+            busy.handed();
+        }
     }
 
     /// Bytes went to the client by an upgraded connection.

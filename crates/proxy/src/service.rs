@@ -2,6 +2,8 @@
 //!
 //! What can be answered without waiting is: such a request costs no task and no boxed future.
 
+mod coding;
+mod page;
 mod workload;
 
 use std::mem;
@@ -28,6 +30,7 @@ use crate::pages::{self, Fault, PageContext};
 use crate::record::Exchange;
 use crate::trace::{REQUEST_ID, Trace};
 use crate::{Target, path, pins, probe, redirect};
+use coding::Negotiated;
 use workload::Quick;
 
 const RELEASE: HeaderName = HeaderName::from_static("selvedge-release");
@@ -50,6 +53,10 @@ struct Asked {
     prefix: Option<HeaderValue>,
     rewritten: Rewritten,
     shown: Shown,
+    /// None where the answer goes out as it is.
+    coding: Option<Negotiated>,
+    /// A page asks for one of its pieces.
+    is_piece: bool,
 }
 
 /// What a rewrite left of the address that the client asked for.
@@ -108,7 +115,7 @@ pub(crate) fn handle(client: Arc<Client>, request: Request<ClientBody>) -> Handl
     let checked = match check::check(&head, &client.shared.limits) {
         Ok(checked) => checked,
         Err(fault) => {
-            let response = finish(&client, &trace, exchange, None, &shown, Err(fault));
+            let response = finish(&client, &trace, exchange, None, &shown, None, Err(fault));
             return Handling::Ready(Some(response));
         }
     };
@@ -118,20 +125,22 @@ pub(crate) fn handle(client: Arc<Client>, request: Request<ClientBody>) -> Handl
     if own {
         exchange.own();
     }
-    let (body, prefix, rewritten) = (Some(body), None, Rewritten::No);
-    let asked = Asked {
+    let mut asked = Asked {
         client,
         trace,
         exchange,
         head,
-        body,
+        body: Some(body),
         checked,
         located,
         own,
-        prefix,
-        rewritten,
+        prefix: None,
+        rewritten: Rewritten::No,
         shown,
+        coding: None,
+        is_piece: false,
     };
+    asked.deliver();
     asked.answer()
 }
 
@@ -158,6 +167,7 @@ fn finish(
     mut exchange: Exchange,
     located: Option<&Located>,
     shown: &Shown,
+    coding: Option<Negotiated>,
     answer: Result<Response<Payload>, Fault>,
 ) -> Response<ResponseBody> {
     let (mut response, is_fault) = match answer {
@@ -169,6 +179,9 @@ fn finish(
     };
     let is_recorded = exchange.record().is_some();
     name(client, trace, located, is_fault, is_recorded, &mut response);
+    if let Some(coding) = coding.filter(|_| !is_fault) {
+        response = coding.respond(response);
+    }
     if shown.one_at_a_time && response.status() == StatusCode::BAD_REQUEST && is_fault {
         // Who sends one request that can be read two ways is not read any further.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -192,7 +205,7 @@ impl Asked {
             Ok(Answerer::Redirect(response)) => self.ready(Ok(response)),
             Ok(Answerer::Files(site, fallback)) => Handling::Waiting(Box::pin(async move {
                 let answer = self.files(&site, fallback.as_deref()).await;
-                self.finish(answer)
+                self.assemble(answer).await
             })),
             Ok(Answerer::Workload(upstream)) => {
                 let Some(in_flight) = self.located.in_flight.take() else {
@@ -201,11 +214,14 @@ impl Asked {
                 };
                 let scope = self.located.route().and_then(|route| route.cache.clone());
                 match self.look_up(scope.as_ref()) {
+                    Quick::Answer(answer) if self.is_template(&answer) => {
+                        Handling::Waiting(Box::pin(self.assemble(answer)))
+                    }
                     Quick::Answer(answer) => self.ready(answer),
                     Quick::Ask(caching, found) => Handling::Waiting(Box::pin(async move {
                         let (asked, answer) =
                             self.workload(caching, found, upstream, in_flight).await;
-                        asked.finish(answer)
+                        asked.assemble(answer).await
                     })),
                 }
             }
@@ -218,8 +234,11 @@ impl Asked {
     }
 
     fn finish(self, answer: Result<Response<Payload>, Fault>) -> Response<ResponseBody> {
-        let Self { client, trace, exchange, located, shown, .. } = self;
-        finish(&client, &trace, exchange, Some(&located), &shown, answer)
+        if self.is_piece {
+            return self.finish_piece(answer);
+        }
+        let Self { client, trace, exchange, located, shown, coding, .. } = self;
+        finish(&client, &trace, exchange, Some(&located), &shown, coding, answer)
     }
 
     /// Who answers, with the request rewritten for them.

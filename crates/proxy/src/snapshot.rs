@@ -77,6 +77,8 @@ pub struct RouteView {
     pub rewrite: Option<PathPattern>,
     /// Whose stored responses the route's are among; none: they are not cached.
     pub cache: Option<Arc<crate::cache::CacheScope>>,
+    /// What is done to its requests and responses beside.
+    pub delivery: crate::Delivery,
     /// Set on every response of the route.
     pub response_headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// Who answers.

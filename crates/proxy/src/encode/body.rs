@@ -51,6 +51,18 @@ impl<B> Encoded<B> {
     }
 }
 
+impl<B> Encoded<B> {
+    pub(super) fn inner(&self) -> &B {
+        &self.inner
+    }
+}
+
+impl<B> Decoded<B> {
+    pub(super) fn inner(&self) -> &B {
+        &self.inner
+    }
+}
+
 type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 
 impl<B> Encoded<B>

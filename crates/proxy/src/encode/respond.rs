@@ -21,6 +21,17 @@ pub enum Coded<B> {
     Decoded(Box<Decoded<B>>),
 }
 
+impl<B> Coded<B> {
+    /// The body as it came.
+    pub fn inner(&self) -> &B {
+        match self {
+            Self::Plain(body) => body,
+            Self::Encoded(body) => body.inner(),
+            Self::Decoded(body) => body.inner(),
+        }
+    }
+}
+
 /// Encodes or decodes a response for the client that asked, as [`Negotiation::plan`] says. Where
 /// the budget is used up, the response stays as it is.
 pub fn respond<B>(

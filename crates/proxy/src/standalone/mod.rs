@@ -18,8 +18,8 @@ pub use file::{FileError, Settings, size};
 
 use crate::upstream::{Protocol, TcpConnect, UpstreamTlsError};
 use crate::{
-    CacheScope, QueryRules, RouteTable, RouteView, Snapshot, Target, Upstream, UpstreamConfig,
-    UpstreamLimits, UpstreamTls,
+    CacheScope, Delivery, QueryRules, RouteTable, RouteView, Snapshot, Target, Upstream,
+    UpstreamConfig, UpstreamLimits, UpstreamTls,
 };
 
 /// Every request is sent to this upstream, with the host that the client asked for, and cached as
@@ -50,6 +50,7 @@ pub fn single(site: SiteId, address: &Address) -> Result<Snapshot, UpstreamTlsEr
         service: None,
         rewrite: None,
         cache: Some(Arc::new(CacheScope::new(b"proxy", &[], QueryRules::default()))),
+        delivery: Delivery { encode: Some(Arc::default()), ..Delivery::default() },
         response_headers: Vec::new(),
         target: Target::Workload(Arc::new(upstream)),
     };

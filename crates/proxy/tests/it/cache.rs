@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use crate::clients::{Client, read_until};
 use crate::site::{HOST, PATIENCE, Site, app};
 
-type Body = http_body_util::combinators::BoxBody<Bytes, io::Error>;
+pub(crate) type Body = http_body_util::combinators::BoxBody<Bytes, io::Error>;
 type Script = dyn Fn(usize, Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync;
 
 /// A server that answers by a script, told the number of each request from 1; 0 hangs up.
@@ -52,10 +52,10 @@ impl Connect for Origin {
     }
 }
 
-/// A site before an origin, and the origin's count of requests.
-async fn site<F>(
+/// An origin as a target, and its count of requests.
+pub(crate) fn origin<F>(
     script: impl Fn(usize, Request<Incoming>) -> F + Send + Sync + 'static,
-) -> (Site, Arc<AtomicUsize>)
+) -> (Target, Arc<AtomicUsize>)
 where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
@@ -66,8 +66,18 @@ where
     let origin = Origin { requests: Arc::clone(&requests), script };
     let upstream =
         Upstream::with_limits("origin".into(), Arc::new(origin), UpstreamLimits::default());
-    let site = Site::start(app(Some(1), vec![(1, Target::Workload(Arc::new(upstream)))])).await;
-    (site, requests)
+    (Target::Workload(Arc::new(upstream)), requests)
+}
+
+/// A site before an origin, and the origin's count of requests.
+async fn site<F>(
+    script: impl Fn(usize, Request<Incoming>) -> F + Send + Sync + 'static,
+) -> (Site, Arc<AtomicUsize>)
+where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let (target, requests) = origin(script);
+    (Site::start(app(Some(1), vec![(1, target)])).await, requests)
 }
 
 /// Waits until something is so.
@@ -80,7 +90,7 @@ async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{what}"));
 }
 
-fn answer(headers: &[(&str, &str)], body: impl Into<Bytes>) -> Response<Body> {
+pub(crate) fn answer(headers: &[(&str, &str)], body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::builder();
     for (name, value) in headers {
         response = response.header(*name, *value);

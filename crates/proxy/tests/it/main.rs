@@ -5,6 +5,8 @@ mod cache;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod delivery;
+#[cfg(test)]
 mod downgrade;
 #[cfg(test)]
 mod elsewhere;

@@ -18,8 +18,8 @@ use selvedge_model::{
 use selvedge_proxy::files::StaticSite;
 use selvedge_proxy::takeover::Inherited;
 use selvedge_proxy::{
-    AppView, CacheConfig, CacheHandle, CacheScope, Config, EpochView, Handle, Limits, Listeners,
-    Proxy, QueryRules, RouteTable, RouteView, Snapshot, Target,
+    AppView, CacheConfig, CacheHandle, CacheScope, Config, Delivery, EpochView, Handle, Limits,
+    Listeners, Proxy, QueryRules, RouteTable, RouteView, Snapshot, Target,
 };
 use selvedge_telemetry::access::{AccessLog, AccessRecord};
 use tokio::sync::{mpsc, watch};
@@ -190,6 +190,7 @@ pub(crate) fn view(number: u64, routes: Vec<(&str, Target)>) -> EpochView {
             rewrite: None,
             cache: matches!(target, Target::Workload(_))
                 .then(|| Arc::new(CacheScope::new(b"shop", &[], QueryRules::default()))),
+            delivery: Delivery { encode: Some(Arc::default()), ..Delivery::default() },
             response_headers: vec![(
                 http::HeaderName::from_static("x-route"),
                 http::HeaderValue::from_static("yes"),
