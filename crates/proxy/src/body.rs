@@ -116,6 +116,8 @@ pub(crate) enum ClientBody {
     /// By HTTP/2: the stream, what it is to bring yet if that was said, and whether only trailers
     /// are left.
     Http2(RecvStream, Option<u64>, bool),
+    /// None: what comes is another protocol's.
+    Tunnel,
 }
 
 impl ClientBody {
@@ -138,6 +140,7 @@ impl Body for ClientBody {
         let (stream, left, data_ended) = match &mut *self {
             Self::Http1(body) => return Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Http2(stream, left, data_ended) => (stream, left, data_ended),
+            Self::Tunnel => return Poll::Ready(None),
         };
         if !*data_ended {
             if let Some(data) = ready!(stream.poll_data(cx)?) {
@@ -156,12 +159,14 @@ impl Body for ClientBody {
         match self {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(stream, ..) => stream.is_end_stream(),
+            Self::Tunnel => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(body) => body.size_hint(),
+            Self::Tunnel => SizeHint::with_exact(0),
             Self::Http2(..) if self.is_end_stream() => SizeHint::with_exact(0),
             Self::Http2(_, left, _) => left.map(SizeHint::with_exact).unwrap_or_default(),
         }

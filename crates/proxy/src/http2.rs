@@ -13,11 +13,12 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, Handshake, SendResponse};
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 
 use crate::Limits;
 use crate::body::{ClientBody, ResponseBody};
@@ -25,6 +26,7 @@ use crate::hints::Hints;
 use crate::listener::Client;
 use crate::pipe::Pipe;
 use crate::service::{self, Handling};
+use crate::tunnel::{self, Offer};
 use coalesce::{Coalesced, Hold};
 
 /// What a client may send of a request's body before it is taken, on a stream and altogether.
@@ -79,8 +81,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         respond: SendResponse<Bytes>,
         cx: &mut Context<'_>,
     ) {
-        let (head, body) = request.into_parts();
-        let body = ClientBody::http2(body, &head.headers);
+        let (mut head, body) = request.into_parts();
+        let (body, tunnel) = match tunnel::wanted(&head) {
+            true => match Offer::put(&mut head, body) {
+                Ok(tunnel) => (ClientBody::Tunnel, Some(tunnel)),
+                // Without randomness there is no key: the stream is reset.
+                Err(_) => return,
+            },
+            false => (ClientBody::http2(body, &head.headers), None),
+        };
         let mut request = Request::from_parts(head, body);
         let method = request.method();
         let is_head = method == Method::HEAD;
@@ -92,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         }
         let handling = service::handle(Arc::clone(&self.client), request);
         let date = self.date.now();
-        let mut reply = Reply { handling, respond, hints, is_head, date, body: None };
+        let mut reply = Reply { handling, respond, hints, is_head, date, tunnel, body: None };
         // Where it takes longer, it goes on by itself.
         if Pin::new(&mut reply).poll(cx).is_pending() {
             tokio::spawn(reply);
@@ -108,7 +117,8 @@ fn builder(limits: &Limits) -> Builder {
         .max_concurrent_streams(limits.max_streams)
         .max_pending_accept_reset_streams(limits.max_pending_resets)
         .max_header_list_size(limits.max_header_bytes)
-        .max_send_buffer_size(SEND_BUFFER);
+        .max_send_buffer_size(SEND_BUFFER)
+        .enable_connect_protocol();
     builder
 }
 
@@ -174,6 +184,8 @@ struct Reply {
     hints: Option<Hints>,
     is_head: bool,
     date: HeaderValue,
+    /// Where the client's stream goes if the answer opens a tunnel.
+    tunnel: Option<oneshot::Sender<SendStream<Bytes>>>,
     /// Once its head is sent.
     body: Option<Pipe<ResponseBody>>,
 }
@@ -208,6 +220,15 @@ impl Reply {
         }
         if !headers.contains_key(DATE) {
             headers.insert(DATE, self.date.clone());
+        }
+        if head.status.is_success()
+            && let Some(tunnel) = self.tunnel.take()
+        {
+            if let Ok(stream) = self.respond.send_response(Response::from_parts(head, ()), false) {
+                // Who waits for it has left if the proxy ends.
+                let _ = tunnel.send(stream);
+            }
+            return;
         }
         let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if !self.is_head

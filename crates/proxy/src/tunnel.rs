@@ -3,9 +3,10 @@
 //! looked into but where a frame ends, so that a goodbye can be said between two.
 //!
 //! WebSocket is the only protocol let through: others, such as `h2c`, would let a client speak to
-//! the workload past every check. HTTP/2's own way (RFC 8441) is not offered, so that browsers open
-//! an HTTP/1.1 connection for a WebSocket.
+//! the workload past every check. A client of HTTP/2 has a stream for one (RFC 8441); the workload
+//! sees the upgrade of HTTP/1.1 all the same.
 
+mod client;
 mod frames;
 
 use std::io;
@@ -23,10 +24,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::Stream;
 use crate::body::Received;
 use crate::listener::Client;
 use crate::record::Exchange;
 use crate::upstream::InFlight;
+pub(crate) use client::{Offer, ToClient, opened, wanted};
 use frames::{Frames, GOING_AWAY};
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
@@ -43,6 +46,9 @@ pub(crate) fn is_asked(head: &Parts) -> bool {
             .flat_map(|line| line.split(','))
             .any(|token| token.trim().eq_ignore_ascii_case(wanted))
     };
+    if client::is_extended(head) {
+        return true;
+    }
     head.version == Version::HTTP_11
         && head.method == Method::GET
         && has(CONNECTION, "upgrade")
@@ -66,7 +72,7 @@ pub(crate) fn put(headers: &mut HeaderMap) {
 
 /// A connection that both sides agreed to upgrade.
 pub(crate) struct Tunnel {
-    pub(crate) client: OnUpgrade,
+    pub(crate) client: ToClient,
     pub(crate) upstream: OnUpgrade,
     pub(crate) counted: InFlight,
     /// Cancelled when the upstream is to be left.
@@ -96,9 +102,10 @@ impl Tunnel {
         let received = exchange.received();
         let moved = Moved::new();
         let carry = async {
-            let (client, upstream) =
-                tokio::try_join!(to_client, upstream).map_err(io::Error::other)?;
-            let (client_read, client_write) = tokio::io::split(TokioIo::new(client));
+            let (client, upstream) = tokio::try_join!(to_client.open(), async {
+                upstream.await.map_err(io::Error::other)
+            })?;
+            let (client_read, client_write) = tokio::io::split(client);
             let (upstream_read, upstream_write) = tokio::io::split(TokioIo::new(upstream));
             let stop = async {
                 tokio::select! {
@@ -169,7 +176,7 @@ impl Moved {
 
 /// From the client to the upstream.
 async fn up(
-    mut from: ReadHalf<Side>,
+    mut from: ReadHalf<Box<dyn Stream>>,
     mut to: WriteHalf<Side>,
     received: &Received,
     moved: &Moved,
@@ -191,7 +198,7 @@ async fn up(
 /// away, between two frames, and nothing more is sent.
 async fn down(
     mut from: ReadHalf<Side>,
-    mut to: WriteHalf<Side>,
+    mut to: WriteHalf<Box<dyn Stream>>,
     moved: &Moved,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {

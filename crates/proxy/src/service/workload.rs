@@ -20,7 +20,7 @@ use crate::cache::{self, About, Asking, Cache, CacheScope, Fetch, Fetched, Found
 use crate::hints::Hints;
 use crate::pages::Fault;
 use crate::record::milliseconds;
-use crate::tunnel::{self, Tunnel};
+use crate::tunnel::{self, ToClient, Tunnel};
 use crate::upstream::{InFlight, Upstream, UpstreamError, WorkloadBody};
 use crate::{Limits, check, forward, pins, probe};
 
@@ -365,9 +365,8 @@ impl Asked {
         upstream: &Arc<Upstream>,
         in_flight: InFlight,
     ) -> (Self, Result<Response<Payload>, Fault>) {
-        // Only HTTP/1.1 connections have one.
         let upgrade = tunnel::is_asked(&self.head);
-        let to_client = self.head.extensions.remove::<OnUpgrade>().filter(|_| upgrade);
+        let to_client = ToClient::of(&mut self.head).filter(|_| upgrade);
         let takes_trailers = forward::takes_trailers(&self.head);
         let mut headers = self.headers_for(upstream);
         if to_client.is_some() {
@@ -393,6 +392,10 @@ impl Asked {
         *response.version_mut() = Version::HTTP_11;
         if response.status().is_informational() {
             return (self, upgraded(response, to_client, upstream));
+        }
+        if matches!(to_client, Some(ToClient::Http2(_))) && response.status().is_success() {
+            // To the client it would mean that the tunnel is open.
+            return (self, Err(not_agreed()));
         }
         forward::to_client(response.headers_mut(), takes_trailers);
         self.changed(&response);
@@ -426,7 +429,7 @@ impl Asked {
 /// The workload switches protocols.
 fn upgraded(
     mut response: Response<WorkloadBody>,
-    to_client: Option<OnUpgrade>,
+    to_client: Option<ToClient>,
     upstream: &Upstream,
 ) -> Result<Response<Payload>, Fault> {
     let agreed = tunnel::is_websocket(response.headers());
@@ -435,12 +438,19 @@ fn upgraded(
         return Err(unasked());
     };
     forward::to_client(response.headers_mut(), false);
-    tunnel::put(response.headers_mut());
+    let (mut head, body) = response.into_parts();
+    tunnel::opened(&client, &mut head.status, &mut head.headers);
+    let response = Response::from_parts(head, body);
     let ending = upstream.ending();
     Ok(response.map(|body| {
         let counted = body.into_counted();
         Payload::Tunnel(Box::new(Tunnel { client, upstream: to_upstream, counted, ending }))
     }))
+}
+
+fn not_agreed() -> Fault {
+    let title = "The app did not agree to a WebSocket";
+    Fault::workload(StatusCode::BAD_GATEWAY, "no-upgrade", title)
 }
 
 fn unasked() -> Fault {

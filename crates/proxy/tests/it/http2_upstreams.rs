@@ -223,7 +223,7 @@ async fn no_more_requests_share_a_connection_than_the_server_allows() {
     for count in 1..=5 {
         let mut client = Client::plain(&site).await;
         waiting.push(tokio::spawn(
-            async move { client.try_send(Method::GET, "/wait", &[], "").await },
+            async move { client.try_send(Method::POST, "/wait", &[], "").await },
         ));
         in_flight(&upstream, count).await;
         while server.streams.load(Ordering::SeqCst) < 1 + count {

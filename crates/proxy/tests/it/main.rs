@@ -11,6 +11,8 @@ mod downgrade;
 #[cfg(test)]
 mod elsewhere;
 #[cfg(test)]
+mod extended_connect;
+#[cfg(test)]
 mod files;
 #[cfg(test)]
 mod hints;
