@@ -10,6 +10,8 @@
 pub mod description;
 pub mod disk;
 mod fields;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod key;
 pub mod object;
 pub mod policy;

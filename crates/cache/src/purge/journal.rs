@@ -181,6 +181,15 @@ fn decode(mut body: &[u8]) -> Option<Purge> {
     Some(Purge { app: app.into(), scope, kind, generation })
 }
 
+/// What is read as a purge is written as one that is the same.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(body: &[u8]) {
+    let Some(purge) = decode(body) else { return };
+    let record = encode(&purge);
+    let again = take_record(&mut &*record).flatten().and_then(decode);
+    assert_eq!(again, Some(purge));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -36,6 +36,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ban::Ban;
 use journal::Journal;
+#[cfg(any(test, fuzzing))]
+pub(crate) use journal::fuzz as fuzz_purge;
 pub(crate) use journal::{JournalError, Purge};
 pub use labels::{Labels, Purgeable, Tags, TagsError};
 use marks::Marks;
