@@ -18,8 +18,8 @@ use super::{Address, Scheme};
 use crate::listener::Protocol as Listens;
 use crate::upstream::{ClientCertificate, Protocol, TcpConnect, Trust, UpstreamTls};
 use crate::{
-    CacheConfig, CacheScope, Listener, Listeners, QueryRules, RouteTable, RouteView, Snapshot,
-    Target, Upstream, UpstreamConfig, UpstreamLimits,
+    CacheConfig, CacheScope, Delivery, Listener, Listeners, QueryRules, RouteTable, RouteView,
+    Snapshot, Target, Upstream, UpstreamConfig, UpstreamLimits,
 };
 
 /// What a file says, ready to be served.
@@ -127,6 +127,12 @@ struct RouteTableForm {
     upstream: String,
     #[serde(default = "yes")]
     cache: bool,
+    /// Whether responses are compressed as clients accept.
+    #[serde(default = "yes")]
+    compress: bool,
+    /// Whether pages that say so are put together of pieces.
+    #[serde(default)]
+    esi: bool,
     #[serde(default)]
     query: QueryTable,
 }
@@ -381,6 +387,7 @@ fn routes(
     upstreams: &BTreeMap<String, Arc<Upstream>>,
 ) -> Result<Vec<RouteView>, FileError> {
     let mut routes = Vec::new();
+    let encoding = Arc::default();
     for (index, table) in tables.iter().enumerate() {
         let place = format!("[[route]] {}", index + 1);
         let Some(upstream) = upstreams.get(&table.upstream) else {
@@ -402,6 +409,11 @@ fn routes(
             service: None,
             rewrite: None,
             cache: table.cache.then(|| Arc::new(scope())),
+            delivery: Delivery {
+                encode: table.compress.then(|| Arc::clone(&encoding)),
+                esi: table.esi.then(Arc::default),
+                graphql: None,
+            },
             response_headers: Vec::new(),
             target: Target::Workload(Arc::clone(upstream)),
         });
