@@ -4,6 +4,7 @@
 
 mod coding;
 mod page;
+mod query;
 mod workload;
 
 use std::mem;
@@ -21,7 +22,7 @@ use selvedge_model::ServiceName;
 use selvedge_model::manifest::PathPattern;
 use selvedge_telemetry::Chain;
 
-use crate::body::{ClientBody, Payload, ResponseBody};
+use crate::body::{ClientBody, Payload, RequestBody, ResponseBody};
 use crate::check::{self, Checked};
 use crate::files::{NoContent, StaticSite};
 use crate::listener::Client;
@@ -31,6 +32,7 @@ use crate::record::Exchange;
 use crate::trace::{REQUEST_ID, Trace};
 use crate::{Target, path, pins, probe, redirect};
 use coding::Negotiated;
+use query::Query;
 use workload::Quick;
 
 const RELEASE: HeaderName = HeaderName::from_static("selvedge-release");
@@ -57,6 +59,9 @@ struct Asked {
     coding: Option<Negotiated>,
     /// A page asks for one of its pieces.
     is_piece: bool,
+    query: Query,
+    /// A body that was read to see what is asked, and is to be sent all the same.
+    unsent: Option<RequestBody>,
 }
 
 /// What a rewrite left of the address that the client asked for.
@@ -139,6 +144,8 @@ pub(crate) fn handle(client: Arc<Client>, request: Request<ClientBody>) -> Handl
         shown,
         coding: None,
         is_piece: false,
+        query: Query::None,
+        unsent: None,
     };
     asked.deliver();
     asked.answer()
@@ -207,25 +214,38 @@ impl Asked {
                 let answer = self.files(&site, fallback.as_deref()).await;
                 self.assemble(answer).await
             })),
-            Ok(Answerer::Workload(upstream)) => {
-                let Some(in_flight) = self.located.in_flight.take() else {
-                    // Locating counts a workload's request in.
-                    return self.ready(Err(lost()));
-                };
-                let scope = self.located.route().and_then(|route| route.cache.clone());
-                match self.look_up(scope.as_ref()) {
-                    Quick::Answer(answer) if self.is_template(&answer) => {
-                        Handling::Waiting(Box::pin(self.assemble(answer)))
+            Ok(Answerer::Workload(upstream)) if self.is_posted_query() => {
+                Handling::Waiting(Box::pin(async move {
+                    match self.read_posted_query().await {
+                        Ok(()) => self.ask(upstream).await,
+                        Err(fault) => self.finish(Err(fault)),
                     }
-                    Quick::Answer(answer) => self.ready(answer),
-                    Quick::Ask(caching, found) => Handling::Waiting(Box::pin(async move {
-                        let (asked, answer) =
-                            self.workload(caching, found, upstream, in_flight).await;
-                        asked.assemble(answer).await
-                    })),
-                }
+                }))
+            }
+            Ok(Answerer::Workload(upstream)) => {
+                self.read_query();
+                self.ask(upstream)
             }
             Err(fault) => self.ready(Err(fault)),
+        }
+    }
+
+    /// Answers from the cache, or by asking.
+    fn ask(mut self, upstream: Arc<crate::upstream::Upstream>) -> Handling {
+        let Some(in_flight) = self.located.in_flight.take() else {
+            // Locating counts a workload's request in.
+            return self.ready(Err(lost()));
+        };
+        let scope = self.located.route().and_then(|route| route.cache.clone());
+        match self.look_up(scope.as_ref()) {
+            Quick::Answer(answer) if self.is_template(&answer) => {
+                Handling::Waiting(Box::pin(self.assemble(answer)))
+            }
+            Quick::Answer(answer) => self.ready(answer),
+            Quick::Ask(caching, found) => Handling::Waiting(Box::pin(async move {
+                let (asked, answer) = self.workload(caching, found, upstream, in_flight).await;
+                asked.assemble(answer).await
+            })),
         }
     }
 

@@ -22,8 +22,8 @@ use super::serve::measured;
 use super::shelf::{About, Entry, What};
 use super::stream::{Broken, Stream, StreamBody};
 use crate::body::{Received, RequestBody};
-use crate::forward;
 use crate::upstream::{InFlight, Upstream, UpstreamError, WorkloadBody};
+use crate::{forward, graphql};
 
 /// How long an answer that nobody waits for may take to begin.
 const LINGER: Duration = Duration::from_secs(5);
@@ -153,7 +153,11 @@ impl Answered {
             return Fetched::Stale(object, self.status(Some(status), None));
         }
         let cache = &self.lead.cache;
-        let decided = storable(&cache.policy, &self.head, status, response.headers(), self.times);
+        let mut decided =
+            storable(&cache.policy, &self.head, status, response.headers(), self.times);
+        if self.asking.is_query && !graphql::may_store(status, response.headers()) {
+            decided = Err(NoStore::Status);
+        }
         let too_large = length.is_some_and(|length| length > cache.max_object);
         match decided {
             Ok(freshness) if !too_large && !self.lead.is_void() => {
@@ -263,8 +267,9 @@ impl Answered {
             collapsed: false,
             detail: None,
         };
-        let Self { lead, about, ticket, .. } = self;
-        let filling = Filling { lead, key, about, tags, ticket, coming, gathered: 0 };
+        let Self { lead, about, ticket, asking, .. } = self;
+        let is_query = asking.is_query;
+        let filling = Filling { lead, key, about, tags, ticket, coming, is_query, gathered: 0 };
         tokio::spawn(filling.run(body));
         Fetched::Coming(Response::from_parts(head, reader), status)
     }
@@ -283,6 +288,8 @@ struct Filling {
     tags: Tags,
     ticket: Ticket,
     coming: Arc<Coming>,
+    /// It is stored only if it is an answer without errors.
+    is_query: bool,
     /// Bytes that are counted as gathered.
     gathered: u64,
 }
@@ -331,7 +338,7 @@ impl Filling {
     }
 
     fn store(&self, chunks: &[bytes::Bytes]) {
-        if self.lead.is_void() {
+        if self.lead.is_void() || self.is_query && !is_good_answer(chunks) {
             return;
         }
         let head = &self.coming.head;
@@ -345,6 +352,13 @@ impl Filling {
             (Arc::clone(&self.about), self.tags.clone(), self.ticket.stamp());
         self.lead.cache.shelf.put(&self.key, Entry::new(what, about, tags, stamp));
     }
+}
+
+/// Whether a GraphQL answer is whole and has no errors.
+fn is_good_answer(chunks: &[bytes::Bytes]) -> bool {
+    let mut answer = graphql::Answer::default();
+    chunks.iter().for_each(|chunk| answer.read(chunk));
+    answer.is_good()
 }
 
 impl Drop for Filling {

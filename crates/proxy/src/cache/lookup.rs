@@ -23,6 +23,8 @@ pub(crate) struct Asking {
     variant: Option<Key>,
     /// What it asks of the cache.
     pub(crate) wish: Wish,
+    /// It is a GraphQL query, whose answer is stored only if it has no errors.
+    pub(crate) is_query: bool,
 }
 
 /// What is stored for a request.
@@ -60,7 +62,7 @@ impl Asking {
         }
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let primary = scope.key(scheme, authority, target);
-        Some(Self { primary, variant: None, wish: Wish::of(&head.headers) })
+        Some(Self { primary, variant: None, wish: Wish::of(&head.headers), is_query: false })
     }
 
     /// The key of what it selects, as far as is known.

@@ -42,7 +42,7 @@ impl CacheScope {
     }
 
     /// The key of what a request asks for: `target` is path and query as they are sent on.
-    pub(super) fn key(&self, scheme: &str, authority: &[u8], target: &str) -> Key {
+    pub(crate) fn key(&self, scheme: &str, authority: &[u8], target: &str) -> Key {
         let mut key = self.base.clone();
         key.push(scheme.as_bytes());
         key.push(authority);

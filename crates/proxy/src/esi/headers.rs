@@ -13,7 +13,7 @@ use crate::fields::members;
 const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
 const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
-const CAPABILITY: HeaderValue = HeaderValue::from_static("selvedge=\"ESI/1.0\"");
+const CAPABILITY: HeaderValue = HeaderValue::from_static("selvedge=\"Surrogate/1.0 ESI/1.0\"");
 
 /// Conditions and ranges: they mean the page, which nobody has yet.
 const CONDITIONS: [HeaderName; 6] =

@@ -40,7 +40,8 @@ impl Asked {
         let headers = &mut self.head.headers;
         if let Some(encoding) = &delivery.encode {
             let negotiation = Negotiation::begin(&self.head.method, headers);
-            negotiation.ask(headers, delivery.esi.is_some());
+            // What has to be read must come plain.
+            negotiation.ask(headers, delivery.esi.is_some() || delivery.graphql.is_some());
             self.coding = Some(Negotiated { encoding: Arc::clone(encoding), negotiation });
         }
         if delivery.esi.is_some() {

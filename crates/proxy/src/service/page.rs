@@ -6,7 +6,7 @@ use http::header::HOST;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use selvedge_telemetry::Chain;
 
-use super::{Asked, Handling, Rewritten, Shown, note};
+use super::{Asked, Handling, Query, Rewritten, Shown, note};
 use crate::body::{BodyError, Payload, ResponseBody};
 use crate::check;
 use crate::encode::Budget;
@@ -67,6 +67,8 @@ fn piece(client: Arc<Client>, head: http::request::Parts) -> Handling {
         shown,
         coding: None,
         is_piece: true,
+        query: Query::None,
+        unsent: None,
     };
     asked.answer()
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+};
 use hyper::upgrade::OnUpgrade;
 use selvedge_cache::object::Object;
 use selvedge_cache::policy::{invalidated, validators};
@@ -14,7 +16,7 @@ use selvedge_telemetry::Chain;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Asked;
+use super::{Asked, Query};
 use crate::body::{Payload, RequestBody, RequestBodyError};
 use crate::cache::{self, About, Asking, Cache, CacheScope, Fetch, Fetched, Found, Join, Outcome};
 use crate::hints::Hints;
@@ -66,13 +68,17 @@ impl Asked {
         let (Some(scope), Some(cache)) = (scope, cache) else {
             return Quick::Ask(None, Found::Pass);
         };
-        if self.own || tunnel::is_asked(&self.head) {
+        if self.own || tunnel::is_asked(&self.head) || matches!(self.query, Query::Refused) {
             return Quick::Ask(None, Found::Pass);
         }
         let authority = self.authority();
         let scheme = self.client.scheme();
         let asking = Asking::of(scope, &self.head, self.body.as_ref(), scheme, &authority);
         let Some(mut asking) = asking else { return Quick::Ask(None, Found::Pass) };
+        if matches!(self.query, Query::Cached(..)) {
+            asking.primary = self.query_key(scope, &authority, asking.primary);
+            asking.is_query = true;
+        }
         let now_ms = cache.now_ms();
         let found = cache.find(&mut asking, &self.head.headers, now_ms);
         match found {
@@ -308,11 +314,16 @@ impl Asked {
         for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_RANGE, RANGE] {
             headers.remove(name);
         }
-        headers.append(SURROGATE_CAPABILITY, HeaderValue::from_static(CAPABILITY));
+        let has_esi =
+            self.is_piece || self.located.route().is_some_and(|route| route.delivery.esi.is_some());
+        if !has_esi {
+            headers.append(SURROGATE_CAPABILITY, HeaderValue::from_static(CAPABILITY));
+        }
         for (name, value) in stored.iter().flat_map(|stored| validators(&stored.headers)) {
             headers.insert(name, value.clone());
         }
-        let request = self.request_with(headers, RequestBody::Empty);
+        let (method, body) = self.sent_for_cache();
+        let request = self.request_with(method, headers, body);
         let (host, path) = (self.checked.authority.host(), self.head.uri.path());
         let about = About::new(&caching.scope, caching.asking.primary.clone(), &host, path);
         Fetch {
@@ -345,9 +356,14 @@ impl Asked {
         headers
     }
 
-    fn request_with(&self, headers: HeaderMap, body: RequestBody) -> Request<RequestBody> {
+    fn request_with(
+        &self,
+        method: Method,
+        headers: HeaderMap,
+        body: RequestBody,
+    ) -> Request<RequestBody> {
         let mut request = Request::new(body);
-        *request.method_mut() = self.head.method.clone();
+        *request.method_mut() = method;
         let target = self.head.uri.path_and_query().cloned();
         *request.uri_mut() = target.map(Uri::from).unwrap_or_default();
         *request.headers_mut() = headers;
@@ -373,8 +389,13 @@ impl Asked {
             tunnel::put(&mut headers);
         }
         let received = self.exchange.received();
-        let body = RequestBody::new(self.body.take(), &self.client.shared.limits, &received);
-        let request = self.request_with(headers, body);
+        let limits = &self.client.shared.limits;
+        let (method, body) = match (self.unsent.take(), self.body.take()) {
+            (Some(unsent), _) => (self.head.method.clone(), unsent),
+            (None, None) => self.sent_for_cache(),
+            (None, body) => (self.head.method.clone(), RequestBody::new(body, limits, &received)),
+        };
+        let request = self.request_with(method, headers, body);
         let started = Instant::now();
         let upgrade = to_client.is_some();
         let result = upstream.send(in_flight, request, &received, upgrade).await;

@@ -15,6 +15,7 @@ use selvedge_model::{Host, SiteId};
 use serde::Deserialize;
 
 use super::{Address, Scheme};
+use crate::graphql;
 use crate::listener::Protocol as Listens;
 use crate::upstream::{ClientCertificate, Protocol, TcpConnect, Trust, UpstreamTls};
 use crate::{
@@ -133,8 +134,35 @@ struct RouteTableForm {
     /// Whether pages that say so are put together of pieces.
     #[serde(default)]
     esi: bool,
+    /// It is a GraphQL endpoint, whose queries are cached.
+    graphql: Option<GraphqlTable>,
     #[serde(default)]
     query: QueryTable,
+}
+
+/// What the answers of a GraphQL endpoint depend on beside the query.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GraphqlTable {
+    #[serde(default)]
+    headers: Vec<String>,
+    #[serde(default)]
+    cookies: Vec<String>,
+    #[serde(default)]
+    ignore_other_cookies: bool,
+}
+
+impl GraphqlTable {
+    fn config(&self, place: &str) -> Result<graphql::Config, FileError> {
+        let header = |name: &String| {
+            let name = name.parse().map_err(|_| wrong(place, format!("{name:?} is no header")))?;
+            Ok::<_, FileError>(graphql::Identity::Header(name))
+        };
+        let mut identity = self.headers.iter().map(header).collect::<Result<Vec<_>, _>>()?;
+        identity.extend(self.cookies.iter().cloned().map(graphql::Identity::Cookie));
+        let ignore_other_cookies = self.ignore_other_cookies;
+        Ok(graphql::Config { identity, ignore_other_cookies, ..graphql::Config::default() })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -412,7 +440,12 @@ fn routes(
             delivery: Delivery {
                 encode: table.compress.then(|| Arc::clone(&encoding)),
                 esi: table.esi.then(Arc::default),
-                graphql: None,
+                graphql: table
+                    .graphql
+                    .as_ref()
+                    .map(|it| it.config(&place))
+                    .transpose()?
+                    .map(Arc::new),
             },
             response_headers: Vec::new(),
             target: Target::Workload(Arc::clone(upstream)),

@@ -1,4 +1,5 @@
-//! What is done to responses on their way: compression, and pages put together of pieces.
+//! What is done to responses on their way: compression, pages put together of pieces, and GraphQL
+//! queries answered by the cache.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -11,7 +12,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use selvedge_proxy::encode::{Coding, DecodeLimits, Decoder, Effort, compress, decompress};
-use selvedge_proxy::{Target, esi};
+use selvedge_proxy::{Target, esi, graphql};
 use tokio::sync::mpsc;
 
 use crate::cache::{Body, answer, origin};
@@ -305,4 +306,102 @@ async fn pages_are_compressed_whole() {
     assert_eq!(page.header("content-encoding"), "gzip");
     let body = decompress(Coding::Gzip, DecodeLimits::default(), page.body.clone()).unwrap();
     assert_eq!(body, format!("{long}-{long}"));
+}
+
+/// A site with a GraphQL endpoint that says how many requests it has had, and what it was sent.
+async fn graphql_site() -> (Site, Arc<std::sync::atomic::AtomicUsize>) {
+    let (target, requests) = origin(async |number, request: Request<Incoming>| {
+        assert!(!request.headers().contains_key("accept-encoding"));
+        let method = request.method().clone();
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        let broken = if body.contains("broken") { ",\"errors\":[{\"message\":\"x\"}]" } else { "" };
+        let sent = format!("{method} {} {}", body.len(), body.contains("  "));
+        let body = format!("{{\"data\":{{\"number\":{number},\"sent\":\"{sent}\"}}{broken}}}");
+        answer(&[("content-type", "application/json"), FRESH], body)
+    });
+    let mut view = view(1, vec![("/*", target)]);
+    for route in &mut view.table.routes {
+        route.delivery.graphql = Some(Arc::new(graphql::Config {
+            identity: vec![graphql::Identity::Cookie("session".to_owned())],
+            ..graphql::Config::default()
+        }));
+    }
+    (Site::start(app_of(Some(1), vec![view])).await, requests)
+}
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[tokio::test]
+async fn queries_that_are_posted_are_answered_by_the_cache() {
+    let (site, requests) = graphql_site().await;
+    let mut client = Client::plain(&site).await;
+    let mut post = async |headers: &[(&str, &str)], body: &str| {
+        let headers = [&[JSON], headers].concat();
+        let answer = client.send(Method::POST, "/graphql", &headers, body).await;
+        let stored = answer.header("cache-status").starts_with("selvedge; hit");
+        (answer.text().to_owned(), stored)
+    };
+    let query = "{\"query\":\"query  Q($x: Int) { a(x: $x, y: 1) }\",\"variables\":{\"x\":1}}";
+    let first = post(&[], query).await;
+    let sent = format!("\"sent\":\"POST {} true\"", query.len());
+    assert!(first.0.contains(&sent) && !first.1, "{first:?}");
+    // The same in other words, and with conditions, which are not for a post.
+    for (headers, same) in [
+        (&[][..], query),
+        (&[("range", "bytes=0-1"), ("if-none-match", "*")], query),
+        (&[], "{\"variables\":{\"x\":1},\"query\":\"query Q($x:Int){a(y:1,x:$x)}#\"}"),
+    ] {
+        assert_eq!(post(headers, same).await, (first.0.clone(), true), "{same}");
+    }
+    let asked = || requests.load(Ordering::Relaxed);
+    assert_eq!(asked(), 1);
+    for other in [
+        "{\"query\":\"query Q($x:Int){a(y:1,x:$x)}\",\"variables\":{\"x\":2}}",
+        "{\"query\":\"{a}\"}",
+    ] {
+        assert!(!post(&[], other).await.1);
+        assert!(post(&[], other).await.1, "{other}");
+    }
+    assert_eq!(asked(), 3);
+    // Who asks, as far as it is declared; and nobody whose cookies say more.
+    for (cookie, stored) in [("session=1", true), ("session=2", true), ("other=1", false)] {
+        assert!(!post(&[("cookie", cookie)], query).await.1);
+        assert_eq!(post(&[("cookie", cookie)], query).await.1, stored, "{cookie}");
+    }
+    assert_eq!(asked(), 7);
+    let large = format!("{{\"query\":\"{{a}}\"{}}}", " ".repeat(200_000));
+    for never in [
+        "{\"query\":\"mutation{a}\"}",
+        "{\"query\":\"{broken}\"}",
+        "[{\"query\":\"{a}\"}]",
+        "no json",
+        "",
+        &large,
+    ] {
+        for _ in 0..2 {
+            let (text, stored) = post(&[], never).await;
+            let sent = format!("\"sent\":\"POST {} ", never.len());
+            assert!(text.contains(&sent) && !stored, "{text}");
+        }
+    }
+    assert_eq!(asked(), 19);
+}
+
+#[tokio::test]
+async fn queries_in_urls_are_cached_and_mutations_never() {
+    let (site, requests) = graphql_site().await;
+    let mut client = Client::plain_h2(&site).await;
+    for (paths, expected) in [
+        (["/graphql?query=%7Ba%7D&x=1", "/graphql?x=1&query=%7B%20a%20%7D"], 1),
+        (["/graphql?query=mutation%7Ba%7D", "/graphql?query=mutation%7Ba%7D"], 2),
+        (["/graphql?query=%7Ba%7D&query=%7Bb%7D", "/graphql?query=%7Ba%7D&query=%7Bb%7D"], 2),
+        (["/graphql", "/graphql"], 1),
+    ] {
+        let before = requests.load(Ordering::Relaxed);
+        for path in paths {
+            assert_eq!(client.get(path).await.status, StatusCode::OK);
+        }
+        assert_eq!(requests.load(Ordering::Relaxed) - before, expected, "{paths:?}");
+    }
 }

@@ -103,7 +103,7 @@ fn pieces_are_told_who_asks_only_at_home() {
         names(&own),
         "accept accept-language authorization cookie host surrogate-capability"
     );
-    assert_eq!(own["surrogate-capability"], "selvedge=\"ESI/1.0\"");
+    assert_eq!(own["surrogate-capability"], "selvedge=\"Surrogate/1.0 ESI/1.0\"");
     assert_eq!(names(&for_piece(&client, false)), "accept accept-language surrogate-capability");
 
     let mut asked = client;
