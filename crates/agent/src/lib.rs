@@ -341,6 +341,7 @@ fn nothing(config: &Config) -> Snapshot {
         rest: None,
         certificates: HashMap::new(),
         default_certificate: None,
+        tls: Arc::default(),
         explain: config.explain,
         probe_key: None,
     }

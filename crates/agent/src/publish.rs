@@ -208,6 +208,7 @@ impl Reconciler {
                 rest: None,
                 certificates: self.certificates.keys(),
                 default_certificate: None,
+                tls: Arc::default(),
                 explain: self.setup.explain,
                 probe_key: Some(self.setup.probe_key.clone()),
             }));

@@ -26,7 +26,9 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// What clients may not tell a workload, beside `x-forwarded-*`, since it would take it for our word:
 /// who the client is, what it asked for, and `proxy` because CGI makes `HTTP_PROXY` of it
 /// (CVE-2016-5385).
-const FORGEABLE: [&str; 9] = [
+const FORGEABLE: [&str; 11] = [
+    "client-cert",
+    "client-cert-chain",
     "front-end-https",
     "proxy",
     "true-client-ip",
@@ -45,7 +47,7 @@ const X_FORWARDED: &str = "x-forwarded-";
 fn is_forgeable(name: &HeaderName) -> bool {
     let name = name.as_str();
     // Most names need no closer look.
-    if !matches!(name.as_bytes().first(), Some(b'f' | b'p' | b't' | b'x')) {
+    if !matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'p' | b't' | b'x')) {
         return false;
     }
     FORGEABLE.iter().any(|forged| reads_as(name, forged))

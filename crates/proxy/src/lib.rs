@@ -72,6 +72,7 @@ pub use delivery::{Delivery, Encoding};
 pub use limits::Limits;
 pub use listener::{Handle, ListenError, Listener, ListenerState, Listeners, Protocol};
 pub use snapshot::{AppView, Connect, EpochView, RouteTable, RouteView, Snapshot, Stream, Target};
+pub use tls::{ClientAuth, ClientAuthError, Demand, TicketKey, TicketKeyError, TlsPolicy};
 pub use upstream::{Upstream, UpstreamConfig, UpstreamLimits, UpstreamTls};
 
 /// How a proxy listens and what it tolerates.
@@ -139,8 +140,8 @@ impl Proxy {
             }))
         };
         let shared = (0..config.shards.max(1)).map(shared).collect::<Result<_, _>>()?;
-        let acceptor = tls::acceptor(snapshot).map_err(io::Error::other)?;
-        let common = listener::Common { shared, acceptor, https_port };
+        let tls = Arc::new(tls::Tls::new(snapshot).map_err(io::Error::other)?);
+        let common = listener::Common { shared, tls, https_port };
         let server = listener::Server::bind(common, shards, config.listeners, inherited)?;
         Ok(Self { server, cache })
     }

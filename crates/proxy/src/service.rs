@@ -30,7 +30,7 @@ use crate::locate::{self, Located};
 use crate::pages::{self, Fault, PageContext};
 use crate::record::Exchange;
 use crate::trace::{REQUEST_ID, Trace};
-use crate::{Target, path, pins, probe, redirect};
+use crate::{Target, path, pins, probe, redirect, tls};
 use coding::Negotiated;
 use query::Query;
 use workload::Quick;
@@ -269,6 +269,11 @@ impl Asked {
         {
             let port = self.client.shared.https_port();
             return redirect::to_https(&self.head, &self.checked, port).map(Answerer::Redirect);
+        }
+        if !self.own {
+            let policy = &self.located.snapshot.tls;
+            let host = self.checked.authority.host();
+            tls::certified(&self.client, &host, &mut self.head.headers, policy)?;
         }
         if let Some(fault) = self.located.fault.take() {
             return Err(fault);

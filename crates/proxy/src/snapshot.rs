@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub certificates: HashMap<Host, Arc<rustls::sign::CertifiedKey>>,
     /// For clients that name no host, or one without a certificate; none: they get an alert.
     pub default_certificate: Option<Arc<rustls::sign::CertifiedKey>>,
+    /// Session tickets and client certificates.
+    pub tls: Arc<crate::TlsPolicy>,
     /// Headers for responses that the proxy itself makes are written for this audience: `true`
     /// adds what a developer wants to know (the box), `false` leaves it out.
     pub explain: bool,

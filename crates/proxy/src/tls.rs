@@ -1,32 +1,125 @@
-//! TLS: certificates by SNI from the current snapshot.
+//! TLS: certificates by SNI from the current snapshot, sessions that resume at any site, and client
+//! certificates for the hosts that ask for them.
+//!
+//! There is no early data (0-RTT): what it carries can be replayed.
 
-use std::sync::Arc;
+mod client_auth;
+mod tickets;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::ServerConfig;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use selvedge_model::Host;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use crate::Snapshot;
+use tickets::{OwnKeys, Tickets};
 
-/// The TLS settings of the HTTPS listener: 1.2 and 1.3, hybrid post-quantum key exchange
-/// preferred, HTTP/2 and HTTP/1.1 by ALPN.
-fn server_config(snapshot: watch::Receiver<Arc<Snapshot>>) -> Result<ServerConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(BySni { snapshot }));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+pub(crate) use client_auth::{CLIENT_CERT, Certified, certified};
+pub use client_auth::{ClientAuth, ClientAuthError, Demand};
+pub use tickets::{TicketKey, TicketKeyError};
+
+/// How TLS is spoken, beside the certificates.
+#[derive(Debug, Clone, Default)]
+pub struct TlsPolicy {
+    /// Keys of session tickets: the first encrypts, all decrypt. Sites that have the same resume
+    /// each other's sessions. To rotate, put a new one first everywhere it can decrypt already, and
+    /// drop the last: who has a key can read what was sent in sessions that its tickets resume.
+    /// None: the proxy makes its own.
+    pub ticket_keys: Vec<TicketKey>,
+    /// Hosts that ask clients for a certificate.
+    pub client_auth: HashMap<Host, Arc<ClientAuth>>,
 }
 
-/// Accepts TLS with the snapshot's certificates.
-pub(crate) fn acceptor(
+/// What a host asks for, and the settings that do it.
+type Asking = (Arc<ClientAuth>, Arc<ServerConfig>);
+
+/// Accepts TLS: 1.2 and 1.3, hybrid post-quantum key exchange preferred, HTTP/2 and HTTP/1.1 by
+/// ALPN.
+pub(crate) struct Tls {
     snapshot: watch::Receiver<Arc<Snapshot>>,
-) -> Result<TlsAcceptor, rustls::Error> {
-    Ok(TlsAcceptor::from(Arc::new(server_config(snapshot)?)))
+    own_keys: Arc<OwnKeys>,
+    /// For hosts that ask for no certificate.
+    plain: TlsAcceptor,
+    /// For those that do, as long as they ask for the same.
+    asking: Mutex<HashMap<Host, Asking>>,
+}
+
+impl Tls {
+    pub(crate) fn new(snapshot: watch::Receiver<Arc<Snapshot>>) -> Result<Self, rustls::Error> {
+        let own_keys = Arc::new(OwnKeys::default());
+        let plain = Arc::new(server_config(&snapshot, &own_keys, None)?);
+        let asking = Mutex::default();
+        Ok(Self { snapshot, own_keys, plain: TlsAcceptor::from(plain), asking })
+    }
+
+    /// Shakes hands. With the stream comes what was asked of the client, if anything was.
+    pub(crate) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<(TlsStream<TcpStream>, Option<Certified>)> {
+        if self.snapshot.borrow().tls.client_auth.is_empty() {
+            return Ok((self.plain.accept(stream).await?, None));
+        }
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let asked = start.client_hello().server_name().and_then(|name| {
+            let name = name.to_ascii_lowercase();
+            let snapshot = self.snapshot.borrow();
+            let (host, auth) = snapshot.tls.client_auth.get_key_value(name.as_str())?;
+            Some((host.clone(), Arc::clone(auth)))
+        });
+        let Some((host, auth)) = asked else {
+            return Ok((start.into_stream(Arc::clone(self.plain.config())).await?, None));
+        };
+        let config = self.asking_for(&host, &auth).map_err(io::Error::other)?;
+        let stream = start.into_stream(config).await?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let certified = Certified::new(host, auth, chain.first());
+        Ok((stream, Some(certified)))
+    }
+
+    fn asking_for(
+        &self,
+        host: &Host,
+        auth: &Arc<ClientAuth>,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, config)) = asking.get(host).filter(|(known, _)| Arc::ptr_eq(known, auth)) {
+            return Ok(Arc::clone(config));
+        }
+        let config = Arc::new(server_config(&self.snapshot, &self.own_keys, Some(auth))?);
+        let snapshot = self.snapshot.borrow();
+        asking.retain(|host, _| snapshot.tls.client_auth.contains_key(host));
+        asking.insert(host.clone(), (Arc::clone(auth), Arc::clone(&config)));
+        Ok(config)
+    }
+}
+
+fn server_config(
+    snapshot: &watch::Receiver<Arc<Snapshot>>,
+    own_keys: &Arc<OwnKeys>,
+    auth: Option<&ClientAuth>,
+) -> Result<ServerConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = auth.map_or_else(WebPkiClientVerifier::no_client_auth, ClientAuth::verifier);
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(BySni { snapshot: snapshot.clone() }));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // A session carries what was verified at its start: it must not outlive what is asked for.
+    let context = auth.map(ClientAuth::digest).unwrap_or_default();
+    config.ticketer = Arc::new(Tickets::new(snapshot.clone(), Arc::clone(own_keys), context));
+    // Tickets hold the sessions; nothing is kept here.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    Ok(config)
 }
 
 /// Names the version as access records do.

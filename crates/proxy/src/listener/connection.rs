@@ -17,7 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,7 +28,7 @@ use crate::client_address::client_address;
 use crate::floor::Floors;
 use crate::record;
 use crate::spoken::Spoken;
-use crate::tls;
+use crate::tls::{self, Certified, Tls};
 use crate::trace::Ids;
 use crate::{Limits, Snapshot};
 
@@ -67,6 +66,8 @@ pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     /// The TLS version, where there is TLS.
     pub(crate) tls: Option<&'static str>,
+    /// What the client's certificate was asked for by, where it was.
+    pub(crate) certified: Option<Certified>,
     pub(crate) activity: Arc<Activity>,
     pub(crate) ends: Ends,
     /// The connection's part in [`Limits::max_connections`], for as long as anything of it lives.
@@ -101,11 +102,20 @@ pub(crate) struct Ends {
     pub(crate) abort: CancellationToken,
 }
 
+/// What a handshake has settled; by default there was none.
+#[derive(Default)]
+struct Secured {
+    tls: Option<&'static str>,
+    certified: Option<Certified>,
+    /// Whether HTTP/2 was agreed on; none: the client's first bytes say it.
+    http2: Option<bool>,
+}
+
 /// One listener on one shard.
 pub(super) struct Door {
     pub(super) shared: Arc<Shared>,
     pub(super) listener: Arc<ArcSwap<Listener>>,
-    pub(super) acceptor: TlsAcceptor,
+    pub(super) tls: Arc<Tls>,
     pub(super) gate: Arc<Semaphore>,
     pub(super) roster: Roster,
     pub(super) ends: Ends,
@@ -183,12 +193,14 @@ impl Door {
         }
         match listener.protocol {
             Protocol::Http => {
-                self.serve(stream, (peer, permit), None, None).await;
+                self.serve(stream, (peer, permit), Secured::default()).await;
             }
             Protocol::Https => {
-                let handshake = self.in_time(self.acceptor.accept(stream));
+                let handshake = self.in_time(self.tls.accept(stream));
                 match handshake.await {
-                    Some(Ok(stream)) => self.secured(stream, (peer, permit)).await,
+                    Some(Ok((stream, certified))) => {
+                        self.secured(stream, certified, (peer, permit)).await;
+                    }
                     Some(Err(error)) => {
                         tracing::debug!(%peer, error = %Chain(&error), "TLS handshake failed");
                     }
@@ -217,20 +229,20 @@ impl Door {
     async fn secured(
         &self,
         stream: TlsStream<TcpStream>,
+        certified: Option<Certified>,
         from: (SocketAddr, OwnedSemaphorePermit),
     ) {
         let session = stream.get_ref().1;
         let tls = Some(tls::version_name(session.protocol_version()));
         let http2 = Some(session.alpn_protocol() == Some(b"h2"));
-        self.serve(stream, from, tls, http2).await;
+        self.serve(stream, from, Secured { tls, certified, http2 }).await;
     }
 
     async fn serve<S>(
         &self,
         stream: S,
         (peer, permit): (SocketAddr, OwnedSemaphorePermit),
-        tls: Option<&'static str>,
-        http2: Option<bool>,
+        Secured { tls, certified, http2 }: Secured,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -240,6 +252,7 @@ impl Door {
             shared: Arc::clone(&self.shared),
             peer,
             tls,
+            certified,
             activity: Arc::clone(&activity),
             ends: self.ends.clone(),
             _permit: permit,

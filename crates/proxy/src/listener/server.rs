@@ -11,7 +11,6 @@ use arc_swap::ArcSwap;
 use selvedge_telemetry::Chain;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +21,7 @@ use super::shard::Shards;
 use super::sockets;
 use super::{Ends, Handle, ListenError, Listener, ListenerState, Listeners, Protocol, Shared};
 use crate::takeover::Inherited;
+use crate::tls::Tls;
 
 /// When an address that could not be bound is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ const HTTPS_PORT: u16 = 443;
 pub(crate) struct Common {
     /// By shard.
     pub(crate) shared: Vec<Arc<Shared>>,
-    pub(crate) acceptor: TlsAcceptor,
+    pub(crate) tls: Arc<Tls>,
     pub(crate) https_port: Arc<AtomicU16>,
 }
 
@@ -132,7 +132,7 @@ impl Server {
             let door = Arc::new(Door {
                 shared: Arc::clone(shared),
                 listener: Arc::clone(&open.listener),
-                acceptor: self.common.acceptor.clone(),
+                tls: Arc::clone(&self.common.tls),
                 gate: Arc::clone(&self.gate),
                 roster: Roster::default(),
                 ends: open.ends.clone(),

@@ -22,6 +22,7 @@ use crate::cache::{self, About, Asking, Cache, CacheScope, Fetch, Fetched, Found
 use crate::hints::Hints;
 use crate::pages::Fault;
 use crate::record::milliseconds;
+use crate::tls::CLIENT_CERT;
 use crate::tunnel::{self, ToClient, Tunnel};
 use crate::upstream::{InFlight, Upstream, UpstreamError, WorkloadBody};
 use crate::{Limits, check, forward, pins, probe};
@@ -347,7 +348,9 @@ impl Asked {
         pins::strip(&mut headers);
         headers.remove(probe::PROBE);
         let from = client.address(&headers);
+        let certificate = headers.remove(CLIENT_CERT).filter(|_| client.certified.is_some());
         forward::to_workload(&mut headers, &self.checked.authority, from, client.scheme());
+        headers.extend(certificate.map(|certificate| (CLIENT_CERT, certificate)));
         headers.extend(self.prefix.clone().map(|prefix| (forward::X_FORWARDED_PREFIX, prefix)));
         if let Some(host) = upstream.host() {
             headers.insert(HOST, host.clone());

@@ -252,6 +252,7 @@ impl Settings {
             rest: Some(Arc::new(RouteTable { force_https: false, routes })),
             certificates,
             default_certificate,
+            tls: Arc::default(),
             explain: true,
             probe_key: None,
         };

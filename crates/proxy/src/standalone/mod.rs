@@ -61,6 +61,7 @@ pub fn single(site: SiteId, address: &Address) -> Result<Snapshot, UpstreamTlsEr
         rest: Some(Arc::new(RouteTable { force_https: false, routes: vec![route] })),
         certificates: HashMap::new(),
         default_certificate: None,
+        tls: Arc::default(),
         explain: true,
         probe_key: None,
     })

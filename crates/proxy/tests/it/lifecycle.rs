@@ -282,6 +282,7 @@ async fn a_taken_port_is_refused_by_name() {
         rest: None,
         certificates: Default::default(),
         default_certificate: None,
+        tls: Arc::default(),
         explain: false,
         probe_key: None,
     }));

@@ -35,6 +35,8 @@ mod site;
 #[cfg(test)]
 mod takeover;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod tls_upstreams;
 #[cfg(test)]
 mod trailers;

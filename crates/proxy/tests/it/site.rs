@@ -19,7 +19,7 @@ use selvedge_proxy::files::StaticSite;
 use selvedge_proxy::takeover::Inherited;
 use selvedge_proxy::{
     AppView, CacheConfig, CacheHandle, CacheScope, Config, Delivery, EpochView, Handle, Limits,
-    Listeners, Proxy, QueryRules, RouteTable, RouteView, Snapshot, Target,
+    Listeners, Proxy, QueryRules, RouteTable, RouteView, Snapshot, Target, TlsPolicy,
 };
 use selvedge_telemetry::access::{AccessLog, AccessRecord};
 use tokio::sync::{mpsc, watch};
@@ -27,6 +27,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const HOST: &str = "shop.edge.test";
+/// Has a certificate, and no app.
+pub(crate) const SECOND: &str = "second.edge.test";
 /// Names the agent's own requests.
 pub(crate) const PROBE_KEY: &str = "the agent's own";
 /// Proxies that are believed whom they speak for.
@@ -71,10 +73,16 @@ impl Site {
         listeners: watch::Receiver<Arc<Listeners>>,
         shards: usize,
     ) -> Self {
-        let (ca, certificates) = certificates(&[HOST]);
+        let (ca, certificates) = certificates(&[HOST, SECOND]);
         let snapshot = snapshot(app, certificates.clone());
         let config = config(limits, listeners, shards);
         Self::of(config, Inherited::default(), (ca, certificates), Arc::new(snapshot)).await
+    }
+
+    /// Swaps the snapshot for one with this way to speak TLS.
+    pub(crate) fn speak(&self, app: AppView, tls: TlsPolicy) {
+        let snapshot = snapshot(app, self.certificates.clone());
+        self.snapshot.send_replace(Arc::new(Snapshot { tls: Arc::new(tls), ..snapshot }));
     }
 
     /// Another proxy that serves the same, with the sockets of this one.
@@ -139,6 +147,7 @@ fn snapshot(app: AppView, certificates: HashMap<Host, Arc<CertifiedKey>>) -> Sna
         rest: None,
         certificates,
         default_certificate: None,
+        tls: Arc::default(),
         explain: true,
         probe_key: Some(PROBE_KEY.to_owned()),
     }
