@@ -21,6 +21,7 @@ need chromium-driver have chromedriver
 need curl have curl
 need git git --exec-path
 need default-jdk-headless javac -version
+need nghttp2-client have h2load
 need nodejs have node
 need npm have npm
 need python3 have python3

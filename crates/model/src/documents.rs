@@ -58,8 +58,7 @@ impl Release {
         let form = self.app.services.iter().find(|it| &it.name == service)?;
         let form = serde_json::to_vec(form).ok()?;
         let environment = serde_json::to_vec(&self.app.environment).ok()?;
-        let artifact = self.artifacts.get(service).map(|artifact| *artifact.digest.as_bytes());
-        let artifact = artifact.unwrap_or_default();
+        let artifact = self.artifacts.get(service).map_or([0; 32], |it| *it.digest.as_bytes());
         Some(Digest::of_parts([b"shape/1".as_slice(), &form, &environment, &artifact]))
     }
 }

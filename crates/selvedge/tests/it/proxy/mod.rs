@@ -1,5 +1,6 @@
 //! `selvedge proxy`, the engine alone, judged by programs of others.
 
+mod alone;
 mod cache_tests;
 
 use std::net::SocketAddr;
