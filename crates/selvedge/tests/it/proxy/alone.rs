@@ -124,13 +124,14 @@ async fn clients_are_served_by_the_file_and_its_changes() {
     }
     let head = place.curl(&["--head", &format!("{https}/a")]).await.unwrap();
     assert!(head.contains("cache-status: selvedge; hit; ttl="), "{head}");
+    // Another host is another page: it is asked for once.
     h2load(&format!("https://127.0.0.1:{}/a", place.https)).await;
 
     let admin = place.path("admin.sock");
     let purge = ["--unix-socket", admin.to_str().unwrap(), "http://proxy/purge", "--data"];
     let words = place.curl(&[&purge[..], &[r#"{"all": true}"#]].concat()).await.unwrap();
     assert!(words.contains("purged"), "{words}");
-    assert_eq!(place.curl(&[&format!("{https}/a")]).await.unwrap(), "/a 2");
+    assert_eq!(place.curl(&[&format!("{https}/a")]).await.unwrap(), "/a 3");
 
     // A file that is wrong changes nothing; the next one does.
     place.configure(&origin, "[[route]]\nupstream = \"nobody\"");
