@@ -27,6 +27,8 @@ mod tag;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 pub use accept::Accept;
 pub use body::{Decoded, Encoded};
 pub use budget::{Budget, Reservation};
@@ -123,13 +125,17 @@ impl Config {
     /// Whether a response of this `content-type` shrinks.
     pub fn compresses(&self, content_type: &[u8]) -> bool {
         let essence = content_type.split(|&byte| byte == b';').next().unwrap_or_default();
-        let essence = essence.trim_ascii().to_ascii_lowercase();
-        let Ok(essence) = std::str::from_utf8(&essence) else { return false };
+        let Ok(essence) = std::str::from_utf8(essence.trim_ascii()) else { return false };
+        // Hardly anybody writes capitals, so hardly anything is copied.
+        let essence = match essence.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(essence.to_ascii_lowercase()),
+            false => Cow::Borrowed(essence),
+        };
         let is_stream = essence == "text/event-stream";
         self.types.iter().any(|pattern| match pattern.strip_suffix('*') {
             Some(prefix) => !is_stream && essence.starts_with(prefix),
             None if pattern.starts_with('+') => essence.ends_with(pattern.as_str()),
-            None => essence == pattern.as_str(),
+            None => essence == *pattern,
         })
     }
 }

@@ -425,6 +425,9 @@ fn routes(
                 format!("there is no upstream {:?}, but: {}", table.upstream, known.join(", "));
             return Err(wrong(place, what));
         };
+        if table.graphql.is_some() && !table.cache {
+            return Err(wrong(place, "`graphql` is of no use with `cache = false`"));
+        }
         let hosts = table.hosts.iter().map(|host| host_name(host, &place));
         let query = QueryRules {
             sort: table.query.sort,
@@ -513,6 +516,12 @@ mod tests {
         path = "/api/*"
         upstream = "app"
         cache = false
+        [[route]]
+        path = "/graphql"
+        upstream = "app"
+        compress = false
+        esi = true
+        graphql = { cookies = ["session"], headers = ["x-tenant"] }
         [cache]
         memory = "64MiB"
     "#;
@@ -535,8 +544,14 @@ mod tests {
         assert!(settings.snapshot.certificates.contains_key("shop.test"));
         assert!(settings.snapshot.default_certificate.is_some());
         let rest = settings.snapshot.rest.unwrap();
-        let cached: Vec<_> = rest.routes.iter().map(|route| route.cache.is_some()).collect();
-        assert_eq!(cached, [false, true]);
+        let not_cached: Vec<_> = rest.routes.iter().filter(|it| it.cache.is_none()).collect();
+        assert_eq!(not_cached.len(), 1);
+        let delivery = &not_cached[0].delivery;
+        assert!(delivery.encode.is_some() && delivery.esi.is_none());
+        let path = PathPattern::Exact("/graphql".to_owned());
+        let delivery = &rest.routes.iter().find(|it| it.path == path).unwrap().delivery;
+        assert!(delivery.encode.is_none() && delivery.esi.is_some());
+        assert_eq!(delivery.graphql.as_ref().unwrap().identity.len(), 2);
     }
 
     #[tokio::test]
@@ -555,6 +570,8 @@ mod tests {
                 "[[upstream]] \"app\": \"ftp://a\": upstreams",
             ),
             ("\"http://127.0.0.1:9000\"", "\"https://a\"", "different schemes"),
+            ("\"x-tenant\"", "\"x tenant\"", "[[route]] 3: \"x tenant\" is no header"),
+            ("esi = true", "cache = false", "[[route]] 3: `graphql` is of no use"),
             ("path = \"/api/*\"", "path = \"api\"", "[[route]] 2: \"api\" is no path"),
             (
                 "upstream = \"app\"\n        cache",
