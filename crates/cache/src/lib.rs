@@ -4,8 +4,8 @@
 //! Decisions are plain functions whose time is an argument. The store is shared by all shards of a
 //! proxy and looked up without waiting.
 //!
-//! Deliberately absent: connections, request collapsing and everything else that waits. The proxy
-//! does that; it is the only caller.
+//! Deliberately absent: connections and request collapsing. The proxy does that; it is the only caller.
+//! Nothing waits but what reads and writes the disk.
 
 pub mod description;
 pub mod disk;
