@@ -6,14 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http::HeaderValue;
-use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
 use selvedge_model::manifest::PathPattern;
 use selvedge_model::{Host, SiteId};
 use serde::Deserialize;
 
+use super::tls::{CertificateTable, ClientAuthTable, certificates, policy};
 use super::{Address, Scheme};
 use crate::graphql;
 use crate::listener::Protocol as Listens;
@@ -67,6 +64,10 @@ struct File {
     listener: Vec<ListenerTable>,
     #[serde(default)]
     certificate: Vec<CertificateTable>,
+    /// A file of session ticket keys.
+    ticket_keys: Option<PathBuf>,
+    #[serde(default)]
+    client_auth: Vec<ClientAuthTable>,
     #[serde(default)]
     upstream: Vec<UpstreamTable>,
     #[serde(default)]
@@ -84,17 +85,6 @@ struct ListenerTable {
     /// Networks whose connections begin with the PROXY protocol.
     #[serde(default)]
     proxy_protocol: Vec<ipnet::IpNet>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CertificateTable {
-    hosts: Vec<String>,
-    chain: PathBuf,
-    key: PathBuf,
-    /// It is shown to clients that name no host, or one that has none.
-    #[serde(default)]
-    default: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -186,7 +176,7 @@ fn yes() -> bool {
     true
 }
 
-fn wrong(place: impl Into<String>, what: impl Into<String>) -> FileError {
+pub(super) fn wrong(place: impl Into<String>, what: impl Into<String>) -> FileError {
     FileError::Wrong { place: place.into(), what: what.into() }
 }
 
@@ -242,6 +232,7 @@ impl Settings {
         {
             return Err(wrong("[[certificate]]", "there is none, and a listener has tls = true"));
         }
+        let tls = policy(file.ticket_keys.as_deref(), &file.client_auth, directory)?;
         let upstreams = upstreams(&file.upstream, directory)?;
         let routes = routes(&file.route, &upstreams)?;
         let cache = cache(&file.cache)?;
@@ -252,7 +243,7 @@ impl Settings {
             rest: Some(Arc::new(RouteTable { force_https: false, routes })),
             certificates,
             default_certificate,
-            tls: Arc::default(),
+            tls: Arc::new(tls),
             explain: true,
             probe_key: None,
         };
@@ -272,53 +263,12 @@ fn listeners(tables: &[ListenerTable]) -> Listeners {
     Listeners(tables.iter().map(listener).collect())
 }
 
-type Certificates = (HashMap<Host, Arc<CertifiedKey>>, Option<Arc<CertifiedKey>>);
-
-fn certificates(tables: &[CertificateTable], directory: &Path) -> Result<Certificates, FileError> {
-    let (mut by_host, mut default) = (HashMap::new(), None);
-    for (index, table) in tables.iter().enumerate() {
-        let place = format!("[[certificate]] {}", index + 1);
-        let key = Arc::new(certified(table, directory, &place)?);
-        for host in &table.hosts {
-            let name = host_name(host, &place)?;
-            by_host.insert(name, Arc::clone(&key));
-        }
-        if table.default && default.replace(key).is_some() {
-            return Err(wrong(place, "only one can be the default"));
-        }
-    }
-    Ok((by_host, default))
-}
-
-fn certified(
-    table: &CertificateTable,
-    directory: &Path,
-    place: &str,
-) -> Result<CertifiedKey, FileError> {
-    let chain = read(directory, &table.chain)?;
-    let chain = CertificateDer::pem_slice_iter(&chain)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| wrong(place, format!("`chain` holds no PEM certificates: {error}")))?;
-    if chain.is_empty() {
-        return Err(wrong(place, "`chain` holds no PEM certificate"));
-    }
-    let key = PrivateKeyDer::from_pem_slice(&read(directory, &table.key)?)
-        .map_err(|error| wrong(place, format!("`key` holds no PEM private key: {error}")))?;
-    let key = any_supported_type(&key)
-        .map_err(|error| wrong(place, format!("`key` is of no kind that is known: {error}")))?;
-    let certified = CertifiedKey::new(chain, key);
-    certified
-        .keys_match()
-        .map_err(|error| wrong(place, format!("`key` is not the certificate's: {error}")))?;
-    Ok(certified)
-}
-
-fn read(directory: &Path, path: &Path) -> Result<Vec<u8>, FileError> {
+pub(super) fn read(directory: &Path, path: &Path) -> Result<Vec<u8>, FileError> {
     let path = directory.join(path);
     std::fs::read(&path).map_err(|error| FileError::Unreadable(path, error))
 }
 
-fn host_name(text: &str, place: &str) -> Result<Host, FileError> {
+pub(super) fn host_name(text: &str, place: &str) -> Result<Host, FileError> {
     Host::new(&text.to_ascii_lowercase())
         .map_err(|error| wrong(place, format!("{text:?} is no host: {error}")))
 }

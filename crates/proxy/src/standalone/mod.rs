@@ -5,6 +5,7 @@
 mod address;
 mod admin;
 mod file;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
