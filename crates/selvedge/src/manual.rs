@@ -62,9 +62,14 @@ fn section(verb: &Command, path: &str, page: &mut String) {
     if let Some(examples) = verb.get_after_help() {
         let examples = examples.to_string();
         let (heading, lines) = examples.split_once('\n').unwrap_or((&examples, ""));
+        // What follows the examples is for people.
+        let (lines, words) = lines.split_once("\n\n").unwrap_or((lines, ""));
         page.push_str(&format!("\n{heading}\n\n```text\n"));
         lines.lines().for_each(|line| page.push_str(&format!("{}\n", line.trim_start())));
         page.push_str("```\n");
+        if !words.is_empty() {
+            page.push_str(&format!("\n{}\n", words.trim()));
+        }
     }
     for nested in verb.get_subcommands().filter(|verb| verb.get_name() != "help") {
         section(nested, &format!("{path} {}", nested.get_name()), page);
