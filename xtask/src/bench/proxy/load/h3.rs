@@ -96,7 +96,8 @@ impl Client {
         let endpoint = Endpoint::client(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let connecting = endpoint.connect_with(self.config.clone(), self.address, "localhost")?;
         let quic = h3_quinn::Connection::new(connecting.await.context("no QUIC connection")?);
-        let (mut driver, requests) = h3::client::new(quic).await?;
+        // A request of frames that mean nothing beside its headers looks as if it had a body.
+        let (mut driver, requests) = h3::client::builder().send_grease(false).build(quic).await?;
         // It ends when the connection does; what failed is told to the streams.
         tokio::spawn(async move { drop(poll_fn(|context| driver.poll_close(context)).await) });
         Ok(Connection { endpoint, requests })
