@@ -157,10 +157,14 @@ pub(crate) fn proxy(root: &Path, options: &Proxy) -> anyhow::Result<()> {
         children.check()?;
         eprintln!("{}/{} {case}", number + 1, cases.len());
         report.rows.extend(measure(&bench, *case, &peers, options.runs(), &mut failed)?);
-        store(&report, &options.out)?;
+        keep(root, options, &report)?;
     }
     children.check()?;
-    finish(root, options, &report)?;
+    if options.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", report.tables());
+    }
     ensure!(failed.is_empty(), "these have no result:\n{}", failed.join("\n"));
     Ok(())
 }
@@ -235,15 +239,12 @@ fn store(report: &Report, file: &Path) -> anyhow::Result<()> {
     std::fs::write(file, text + "\n").with_context(|| format!("can't write {}", file.display()))
 }
 
-fn finish(root: &Path, options: &Proxy, report: &Report) -> anyhow::Result<()> {
+/// After every case, so that an interrupt costs no more than one.
+fn keep(root: &Path, options: &Proxy, report: &Report) -> anyhow::Result<()> {
+    store(report, &options.out)?;
     if options.docs {
         report.put_into(&root.join("docs/benchmarks.md"))?;
         store(report, &root.join("docs/benchmarks.json"))?;
-    }
-    if options.json {
-        println!("{}", serde_json::to_string(report)?);
-    } else {
-        print!("{}", report.tables());
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 
 use super::case::{Case, Over};
@@ -168,10 +168,13 @@ impl Setting<'_> {
 
 /// As people run it: by flags where they are enough, else by a file.
 fn selvedge(command: &mut Command, setting: &Setting<'_>) -> anyhow::Result<()> {
+    command.arg("proxy");
     if setting.encrypted {
-        bail!("`selvedge proxy --config` has no format yet, and TLS needs it");
+        let file = setting.write("selvedge.toml", include_str!("peers/selvedge.toml"))?;
+        command.arg("--config").arg(file);
+        return Ok(());
     }
-    command.args(["proxy", "--listen", &format!("127.0.0.1:{}", setting.plain)]);
+    command.args(["--shards", "1", "--listen", &format!("127.0.0.1:{}", setting.plain)]);
     command.args(["--upstream", &format!("http://127.0.0.1:{}", setting.origin)]);
     command.args(["--cache-memory", &format!("{}MiB", setting.cache_mib)]);
     Ok(())
@@ -282,7 +285,7 @@ mod tests {
                 origin: 1,
                 plain: 2,
                 tls: 3,
-                encrypted: false,
+                encrypted: true,
                 cache_mib: 4,
                 certificate: &certificate,
             };
