@@ -114,7 +114,7 @@ impl Activity {
 
     /// A request's head is whole.
     pub(crate) fn begin(self: &Arc<Self>, version: Version) -> Busy {
-        if version == Version::HTTP_2 {
+        if version >= Version::HTTP_2 {
             self.multiplexed.store(true, Ordering::Relaxed);
         }
         self.busy.fetch_add(1, Ordering::Relaxed);

@@ -45,7 +45,7 @@ impl Authority {
             }
             (None, Some(header)) => header.clone(),
             // An HTTP/1.1 request must have the header even with an absolute target.
-            (Some(target), None) if head.version == Version::HTTP_2 => {
+            (Some(target), None) if head.version >= Version::HTTP_2 => {
                 HeaderValue::from_str(target).map_err(|_| BadAuthority::Malformed)?
             }
             _ => return Err(BadAuthority::Missing),

@@ -22,6 +22,7 @@ use crate::encode::Coded;
 use crate::esi::Assembled;
 use crate::files::{Content, FileBody};
 use crate::forward;
+use crate::http3::Http3Body;
 use crate::record::Exchange;
 use crate::tunnel::Tunnel;
 use crate::upstream::WorkloadBody;
@@ -116,8 +117,10 @@ pub(crate) enum ClientBody {
     /// By HTTP/2: the stream, what it is to bring yet if that was said, and whether only trailers
     /// are left.
     Http2(RecvStream, Option<u64>, bool),
-    /// None: what comes is another protocol's.
-    Tunnel,
+    /// By HTTP/3; in a box, since most requests have none.
+    Http3(Box<Http3Body>),
+    /// There is none, or what comes is another protocol's.
+    Empty,
 }
 
 impl ClientBody {
@@ -140,7 +143,8 @@ impl Body for ClientBody {
         let (stream, left, data_ended) = match &mut *self {
             Self::Http1(body) => return Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Http2(stream, left, data_ended) => (stream, left, data_ended),
-            Self::Tunnel => return Poll::Ready(None),
+            Self::Http3(body) => return body.poll_frame(cx).map_err(Into::into),
+            Self::Empty => return Poll::Ready(None),
         };
         if !*data_ended {
             if let Some(data) = ready!(stream.poll_data(cx)?) {
@@ -159,14 +163,16 @@ impl Body for ClientBody {
         match self {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(stream, ..) => stream.is_end_stream(),
-            Self::Tunnel => true,
+            Self::Http3(body) => body.is_end_stream(),
+            Self::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(body) => body.size_hint(),
-            Self::Tunnel => SizeHint::with_exact(0),
+            Self::Http3(body) => body.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
             Self::Http2(..) if self.is_end_stream() => SizeHint::with_exact(0),
             Self::Http2(_, left, _) => left.map(SizeHint::with_exact).unwrap_or_default(),
         }

@@ -64,11 +64,20 @@ fn framing(head: &Parts, limits: &Limits) -> Result<(), Fault> {
         let title = "The request's body is framed in an unclear way";
         Fault::client(StatusCode::BAD_REQUEST, "bad-framing", title, help)
     };
+    // What HTTP/1.1 says of a connection means nothing in HTTP/3 (RFC 9114, section 4.2). The library
+    // of HTTP/2 has seen to that.
+    let connection = ["connection", "keep-alive", "proxy-connection", "upgrade"];
+    if head.version == Version::HTTP_3 && connection.iter().any(|it| head.headers.contains_key(*it))
+    {
+        let help = "Leave out Connection, Keep-Alive, Proxy-Connection and Upgrade.";
+        let title = "The request speaks of its connection as HTTP/1.1 does";
+        return Err(Fault::client(StatusCode::BAD_REQUEST, "bad-request", title, help));
+    }
     let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(encoding) = encodings.next() {
         let chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked");
         let lone = encodings.next().is_none() && !head.headers.contains_key(CONTENT_LENGTH);
-        if head.version == Version::HTTP_2 || !chunked || !lone {
+        if head.version >= Version::HTTP_2 || !chunked || !lone {
             return Err(odd());
         }
     }
@@ -157,5 +166,10 @@ mod tests {
         }
         let chunked = [host, ("transfer-encoding", "chunked")];
         assert_eq!(status(Version::HTTP_2, "POST", "/", &chunked), 400);
+        assert_eq!(status(Version::HTTP_3, "POST", "/", &chunked), 400);
+        let connection = [host, ("connection", "close")];
+        assert_eq!(status(Version::HTTP_3, "GET", "/", &connection), 400);
+        // An address without a path is one of CONNECT alone.
+        assert_eq!(status(Version::HTTP_3, "GET", "a.test", &[]), 400);
     }
 }

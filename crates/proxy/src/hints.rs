@@ -8,11 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use http::header::{CONTENT_SECURITY_POLICY, LINK};
-use http::{HeaderMap, HeaderName, Request, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use hyper::ext::on_informational;
 
 use crate::body::RequestBody;
 
+/// How a browser says that it fetches a page. Other fetches of browsers make no use of hints.
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// What may stand in a hint: browsers look at nothing else, and the rest is the response's.
 const FIELDS: [HeaderName; 2] = [LINK, CONTENT_SECURITY_POLICY];
 /// Hints of one response that are taken.
@@ -33,6 +36,13 @@ struct Queue {
 }
 
 impl Hints {
+    /// For a request that may make use of them.
+    pub(crate) fn of(head: &Parts) -> Option<Self> {
+        let mode = head.headers.get(SEC_FETCH_MODE);
+        let reads = head.method == Method::GET || head.method == Method::HEAD;
+        (reads && mode.is_none_or(|mode| mode == "navigate")).then(Self::default)
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -33,8 +33,6 @@ use coalesce::{Coalesced, Hold};
 const WINDOW: u32 = 1 << 20;
 /// What is kept of a response's body while it can't be sent.
 const SEND_BUFFER: usize = 256 << 10;
-/// How a browser says that it fetches a page. Other fetches of browsers make no use of hints.
-const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// What may not stand in a head of HTTP/2 (RFC 9113, section 8.2.2).
 const NOT_IN_HTTP2: [HeaderName; 5] = [
     CONNECTION,
@@ -84,21 +82,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let (mut head, body) = request.into_parts();
         let (body, tunnel) = match tunnel::wanted(&head) {
             true => match Offer::put(&mut head, body) {
-                Ok(tunnel) => (ClientBody::Tunnel, Some(tunnel)),
+                Ok(tunnel) => (ClientBody::Empty, Some(tunnel)),
                 // Without randomness there is no key: the stream is reset.
                 Err(_) => return,
             },
             false => (ClientBody::http2(body, &head.headers), None),
         };
-        let mut request = Request::from_parts(head, body);
-        let method = request.method();
-        let is_head = method == Method::HEAD;
-        let mode = request.headers().get(SEC_FETCH_MODE);
-        let hinted = (is_head || method == Method::GET) && mode.is_none_or(|it| it == "navigate");
-        let hints = hinted.then(Hints::default);
+        let is_head = head.method == Method::HEAD;
+        let hints = Hints::of(&head);
         if let Some(hints) = &hints {
-            request.extensions_mut().insert(hints.clone());
+            head.extensions.insert(hints.clone());
         }
+        let request = Request::from_parts(head, body);
         let handling = service::handle(Arc::clone(&self.client), request);
         let date = self.date.now();
         let mut reply = Reply { handling, respond, hints, is_head, date, tunnel, body: None };

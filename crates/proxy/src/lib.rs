@@ -36,6 +36,7 @@ pub mod fuzz;
 pub mod graphql;
 mod hints;
 mod http2;
+mod http3;
 mod limits;
 mod listener;
 mod locate;
@@ -61,6 +62,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
 
+use arc_swap::ArcSwapOption;
 use ipnet::IpNet;
 use selvedge_telemetry::access::AccessLog;
 use tokio::sync::watch;
@@ -126,6 +128,7 @@ impl Proxy {
         let cache = cache::Cache::new(config.cache);
         let floors = Arc::new(floor::Floors::default());
         let https_port = Arc::new(AtomicU16::new(0));
+        let alternative = Arc::new(ArcSwapOption::empty());
         let shared = |shard| {
             io::Result::Ok(Arc::new(listener::Shared {
                 shard,
@@ -137,11 +140,14 @@ impl Proxy {
                 floors: Arc::clone(&floors),
                 ids: trace::Ids::new()?,
                 https: Arc::clone(&https_port),
+                alternative: Arc::clone(&alternative),
             }))
         };
         let shared = (0..config.shards.max(1)).map(shared).collect::<Result<_, _>>()?;
+        let quic = tls::for_http3(&snapshot).map_err(io::Error::other)?;
+        let quic = http3::config(quic, &config.limits)?;
         let tls = Arc::new(tls::Tls::new(snapshot).map_err(io::Error::other)?);
-        let common = listener::Common { shared, tls, https_port };
+        let common = listener::Common { shared, tls, https_port, alternative, quic };
         let server = listener::Server::bind(common, shards, config.listeners, inherited)?;
         Ok(Self { server, cache })
     }

@@ -33,6 +33,9 @@ pub struct Limits {
     /// HTTP/2 streams that a client may reset before their request was looked at (the "rapid
     /// reset" attack, CVE-2023-44487); one more closes the connection.
     pub max_pending_resets: usize,
+    /// QUIC handshakes under way at once, above which a client has to prove that it is where it says
+    /// it is before anything is done for it (RFC 9000, section 8.1.2).
+    pub max_unproven_handshakes: usize,
     /// An upgraded connection (a WebSocket) on which nothing moves, in neither direction, is closed
     /// after this.
     pub tunnel_idle_timeout: Duration,
@@ -55,6 +58,7 @@ impl Default for Limits {
             min_body_rate: 500,
             max_streams: 128,
             max_pending_resets: 20,
+            max_unproven_handshakes: 64,
             tunnel_idle_timeout: Duration::from_secs(300),
             drain_timeout: Duration::from_secs(10),
         }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Weak};
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-pub(crate) use connection::{Client, Ends, Shared};
+pub(crate) use connection::{Client, Door, Ends, Shared};
 pub(crate) use server::{Common, Server};
 pub(crate) use shard::Shards;
 
@@ -30,6 +30,25 @@ pub enum Protocol {
     Http,
     /// HTTP/1.1 and HTTP/2 over TLS, as the client chooses (ALPN).
     Https,
+    /// HTTP/3 over QUIC, on UDP (RFC 9114). Answers of [`Protocol::Https`] tell clients of the
+    /// first such listener (`alt-svc`), whatever its port.
+    Http3,
+}
+
+/// What carries a protocol. An address of the one is free for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    pub(crate) fn transport(self) -> Transport {
+        match self {
+            Self::Http | Self::Https => Transport::Tcp,
+            Self::Http3 => Transport::Udp,
+        }
+    }
 }
 
 /// An address that the proxy serves.
@@ -42,7 +61,7 @@ pub struct Listener {
     /// What is spoken there.
     pub protocol: Protocol,
     /// Peers that say by the PROXY protocol whom they speak for. From these a connection has to
-    /// begin with its header; from all others it has no meaning.
+    /// begin with its header; from all others it has no meaning. HTTP/3 has no such thing.
     pub proxy_protocol: Vec<IpNet>,
 }
 

@@ -156,11 +156,11 @@ fn of(client: &Client) -> AccessRecord {
     }
 }
 
-/// Records a request whose head could not be read; hyper has answered it with this status.
-pub(crate) fn unreadable(client: &Client, status: u16) {
+/// Records a request whose head could not be read; it was answered with this status.
+pub(crate) fn unreadable(client: &Client, protocol: &str, status: u16) {
     client.shared.access.record(AccessRecord {
         request_id: client.shared.ids.request_id(),
-        protocol: "HTTP/1.1".to_owned(),
+        protocol: protocol.to_owned(),
         status,
         error: Some(AccessError {
             source: ErrorSource::Client,
@@ -177,6 +177,7 @@ pub(crate) fn milliseconds(start: Instant) -> f64 {
 
 fn protocol(version: http::Version) -> &'static str {
     match version {
+        http::Version::HTTP_3 => "HTTP/3",
         http::Version::HTTP_2 => "HTTP/2",
         http::Version::HTTP_10 => "HTTP/1.0",
         _ => "HTTP/1.1",

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{ACCEPT, ALT_SVC, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH};
 use http::header::{CONTENT_TYPE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{
@@ -30,7 +30,7 @@ use crate::locate::{self, Located};
 use crate::pages::{self, Fault, PageContext};
 use crate::record::Exchange;
 use crate::trace::{REQUEST_ID, Trace};
-use crate::{Target, path, pins, probe, redirect, tls};
+use crate::{Target, path, pins, probe, redirect, tls, tunnel};
 use coding::Negotiated;
 use query::Query;
 use workload::Quick;
@@ -210,6 +210,10 @@ impl Asked {
     fn answer(mut self) -> Handling {
         match self.target() {
             Ok(Answerer::Redirect(response)) => self.ready(Ok(response)),
+            // To a client of HTTP/2, a file would mean that the tunnel is open.
+            Ok(Answerer::Files(..)) if tunnel::is_connect(&self.head) => {
+                self.ready(Err(refused(StatusCode::METHOD_NOT_ALLOWED)))
+            }
             Ok(Answerer::Files(site, fallback)) => Handling::Waiting(Box::pin(async move {
                 let answer = self.files(&site, fallback.as_deref()).await;
                 self.assemble(answer).await
@@ -419,6 +423,9 @@ fn name(
     response: &mut Response<Payload>,
 ) {
     let headers = response.headers_mut();
+    if let Some(alternative) = client.alternative() {
+        headers.insert(ALT_SVC, alternative);
+    }
     let mut put = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);

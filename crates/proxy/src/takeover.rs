@@ -71,6 +71,10 @@ struct Heading {
 pub struct Inherited(Vec<(Heading, Vec<TcpListener>)>);
 
 impl Inherited {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The sockets of a listener. A picked port goes by the listener's name.
     pub(crate) fn take(&mut self, name: &str, address: SocketAddr) -> Vec<TcpListener> {
         let same = |(heading, _): &mut (Heading, _)| {

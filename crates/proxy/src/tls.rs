@@ -102,6 +102,17 @@ impl Tls {
     }
 }
 
+/// Settings for HTTP/3, which brings its own records and has TLS 1.3 alone (RFC 9001). No client is
+/// asked for a certificate: QUIC's settings are chosen before it names a host. Requests to hosts
+/// that ask for one are answered 421 like those of any connection that was not asked.
+pub(crate) fn for_http3(
+    snapshot: &watch::Receiver<Arc<Snapshot>>,
+) -> Result<ServerConfig, rustls::Error> {
+    let mut config = server_config(snapshot, &Arc::default(), None)?;
+    config.alpn_protocols = vec![b"h3".to_vec()];
+    Ok(config)
+}
+
 fn server_config(
     snapshot: &watch::Receiver<Arc<Snapshot>>,
     own_keys: &Arc<OwnKeys>,

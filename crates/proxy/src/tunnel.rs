@@ -29,7 +29,7 @@ use crate::body::Received;
 use crate::listener::Client;
 use crate::record::Exchange;
 use crate::upstream::InFlight;
-pub(crate) use client::{Offer, ToClient, opened, wanted};
+pub(crate) use client::{Offer, ToClient, is_connect, opened, wanted};
 use frames::{Frames, GOING_AWAY};
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
@@ -46,7 +46,7 @@ pub(crate) fn is_asked(head: &Parts) -> bool {
             .flat_map(|line| line.split(','))
             .any(|token| token.trim().eq_ignore_ascii_case(wanted))
     };
-    if client::is_extended(head) {
+    if is_connect(head) {
         return true;
     }
     head.version == Version::HTTP_11

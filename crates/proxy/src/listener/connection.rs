@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use http::{HeaderMap, StatusCode};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use selvedge_telemetry::Chain;
 use selvedge_telemetry::access::AccessLog;
@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) ids: Ids,
     /// See [`Shared::https_port`].
     pub(crate) https: Arc<AtomicU16>,
+    /// Where else a client of HTTPS may come (RFC 7838), if HTTP/3 is served.
+    pub(crate) alternative: Arc<ArcSwapOption<HeaderValue>>,
 }
 
 impl Shared {
@@ -90,6 +92,14 @@ impl Client {
     pub(crate) fn scheme(&self) -> &'static str {
         if self.secure() { "https" } else { "http" }
     }
+
+    /// Where else the client may come.
+    pub(crate) fn alternative(&self) -> Option<HeaderValue> {
+        // Over QUIC no client is asked for a certificate.
+        let may_go = self.secure() && self.certified.is_none();
+        let alternative = may_go.then(|| self.shared.alternative.load_full()).flatten();
+        alternative.as_deref().cloned()
+    }
 }
 
 /// How what the connections of a listener leave behind is waited for, and told to end.
@@ -112,13 +122,13 @@ struct Secured {
 }
 
 /// One listener on one shard.
-pub(super) struct Door {
-    pub(super) shared: Arc<Shared>,
+pub(crate) struct Door {
+    pub(crate) shared: Arc<Shared>,
     pub(super) listener: Arc<ArcSwap<Listener>>,
     pub(super) tls: Arc<Tls>,
     pub(super) gate: Arc<Semaphore>,
-    pub(super) roster: Roster,
-    pub(super) ends: Ends,
+    pub(crate) roster: Roster,
+    pub(crate) ends: Ends,
 }
 
 impl Door {
@@ -207,11 +217,13 @@ impl Door {
                     None => {}
                 }
             }
+            // It has no such sockets.
+            Protocol::Http3 => {}
         }
     }
 
     /// What a connection begins with, unless it takes too long.
-    async fn in_time<T>(
+    pub(crate) async fn in_time<T>(
         &self,
         beginning: impl Future<Output = io::Result<T>>,
     ) -> Option<io::Result<T>> {
@@ -224,6 +236,25 @@ impl Door {
             result = timeout(self.shared.limits.tls_handshake_timeout, beginning) => result.ok(),
             () = told => None,
         }
+    }
+
+    /// The client of a connection of this door's.
+    pub(crate) fn client(
+        &self,
+        peer: SocketAddr,
+        (tls, certified): (Option<&'static str>, Option<Certified>),
+        activity: &Arc<Activity>,
+        permit: OwnedSemaphorePermit,
+    ) -> Arc<Client> {
+        Arc::new(Client {
+            shared: Arc::clone(&self.shared),
+            peer,
+            tls,
+            certified,
+            activity: Arc::clone(activity),
+            ends: self.ends.clone(),
+            _permit: permit,
+        })
     }
 
     async fn secured(
@@ -248,15 +279,7 @@ impl Door {
     {
         let activity = Arc::new(Activity::new(http2 == Some(true)));
         let _seat = self.roster.seat(&activity);
-        let client = Arc::new(Client {
-            shared: Arc::clone(&self.shared),
-            peer,
-            tls,
-            certified,
-            activity: Arc::clone(&activity),
-            ends: self.ends.clone(),
-            _permit: permit,
-        });
+        let client = self.client(peer, (tls, certified), &activity, permit);
         let stream = Watched { stream, activity: Arc::clone(&activity) };
         let mut connection = Spoken::new(stream, Arc::clone(&client), http2);
         let mut leaving = false;
@@ -291,6 +314,6 @@ fn ended(client: &Client, error: &(dyn std::error::Error + 'static)) {
             true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             false => StatusCode::BAD_REQUEST,
         };
-        record::unreadable(client, status.as_u16());
+        record::unreadable(client, "HTTP/1.1", status.as_u16());
     }
 }

@@ -40,7 +40,10 @@ pub(super) fn plan(now: &[(Listener, SocketAddr)], wanted: &Listeners) -> Plan {
     for listener in &fresh {
         let moved = gone.iter().position(|place| {
             now.get(*place).is_some_and(|(is, bound)| {
-                is.name == listener.name && !fresh.iter().any(|new| overlaps(*bound, new.address))
+                let in_the_way = |new: &&Listener| {
+                    is_on_same_transport(is, new) && overlaps(*bound, new.address)
+                };
+                is.name == listener.name && !fresh.iter().any(in_the_way)
             })
         });
         let replaced = moved.map(|index| gone.remove(index));
@@ -52,15 +55,23 @@ pub(super) fn plan(now: &[(Listener, SocketAddr)], wanted: &Listeners) -> Plan {
 
 /// Whether a listener is the same as before. A picked port belongs to the name.
 fn is_same(is: &Listener, wanted: &Listener) -> bool {
-    is.address == wanted.address && (wanted.address.port() != 0 || is.name == wanted.name)
+    is.address == wanted.address
+        && is_on_same_transport(is, wanted)
+        && (wanted.address.port() != 0 || is.name == wanted.name)
 }
 
 fn clash(listener: &Listener, other: &Listener) -> Option<&'static str> {
-    let same_address = listener.address == other.address && listener.address.port() != 0;
+    let same_address = listener.address == other.address
+        && is_on_same_transport(listener, other)
+        && listener.address.port() != 0;
     match listener.name == other.name {
         true => Some("name"),
         false => same_address.then_some("address"),
     }
+}
+
+fn is_on_same_transport(one: &Listener, other: &Listener) -> bool {
+    one.protocol.transport() == other.protocol.transport()
 }
 
 /// Whether the kernel would refuse one address while the other is bound.
@@ -120,12 +131,19 @@ mod tests {
             ]
         );
         assert_eq!(planned.bind.len(), 3);
+        let quic = Listener::new("quic", "127.0.0.1:80".parse().unwrap(), Protocol::Http3);
+        let planned = plan(&[], &Listeners(vec![listener("a", "127.0.0.1:80"), quic]));
+        assert_eq!((planned.refused.len(), planned.bind.len()), (0, 2), "another transport's");
     }
 
     fn listeners() -> impl Strategy<Value = Listeners> {
         let ip = prop_oneof![Just("127.0.0.1"), Just("127.0.0.2"), Just("0.0.0.0")];
-        let one = ("[a-d]", ip, 0_u16..4)
-            .prop_map(|(name, ip, port)| listener(&name, &format!("{ip}:{port}")));
+        let protocol =
+            prop_oneof![Just(Protocol::Http), Just(Protocol::Https), Just(Protocol::Http3)];
+        let one = ("[a-d]", ip, 0_u16..4, protocol).prop_map(|(name, ip, port, protocol)| {
+            let address = format!("{ip}:{port}").parse().unwrap();
+            Listener::new(&name, address, protocol)
+        });
         prop::collection::vec(one, 0..6).prop_map(Listeners)
     }
 

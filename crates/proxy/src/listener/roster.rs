@@ -20,7 +20,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
-pub(super) struct Roster {
+pub(crate) struct Roster {
     seats: Mutex<Seats>,
 }
 
@@ -39,7 +39,7 @@ struct Seat {
 
 /// A connection's place in the roster, until dropped.
 #[derive(Debug)]
-pub(super) struct Seated<'a> {
+pub(crate) struct Seated<'a> {
     roster: &'a Roster,
     number: u64,
 }
@@ -55,7 +55,7 @@ impl Roster {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn seat(&self, activity: &Arc<Activity>) -> Seated<'_> {
+    pub(crate) fn seat(&self, activity: &Arc<Activity>) -> Seated<'_> {
         let mut seats = self.seats();
         let number = seats.next;
         seats.next += 1;

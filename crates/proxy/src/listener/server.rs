@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderValue;
 use selvedge_telemetry::Chain;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
@@ -19,7 +20,10 @@ use super::plan::{Plan, plan};
 use super::roster::Roster;
 use super::shard::Shards;
 use super::sockets;
-use super::{Ends, Handle, ListenError, Listener, ListenerState, Listeners, Protocol, Shared};
+use super::{
+    Ends, Handle, ListenError, Listener, ListenerState, Listeners, Protocol, Shared, Transport,
+};
+use crate::http3::{self, Accepting};
 use crate::takeover::Inherited;
 use crate::tls::Tls;
 
@@ -34,6 +38,9 @@ pub(crate) struct Common {
     pub(crate) shared: Vec<Arc<Shared>>,
     pub(crate) tls: Arc<Tls>,
     pub(crate) https_port: Arc<AtomicU16>,
+    pub(crate) alternative: Arc<ArcSwapOption<HeaderValue>>,
+    /// The settings of HTTP/3.
+    pub(crate) quic: quinn::ServerConfig,
 }
 
 /// The listeners of a proxy, and their shards.
@@ -50,11 +57,52 @@ pub(crate) struct Server {
     states: watch::Sender<Arc<[ListenerState]>>,
 }
 
+/// The sockets of a listener.
+enum Sockets {
+    /// One for each shard.
+    Tcp(Arc<Vec<TcpListener>>),
+    /// One for all.
+    Udp(UdpSocket),
+}
+
+impl Sockets {
+    /// Binds them, and says where.
+    fn bind(
+        listener: &Listener,
+        count: usize,
+        inherited: Vec<TcpListener>,
+    ) -> io::Result<(Self, SocketAddr)> {
+        match listener.protocol.transport() {
+            Transport::Tcp => {
+                let sockets = sockets::bind(listener.address, count, inherited)?;
+                let bound = sockets::local_address(&sockets)?;
+                Ok((Self::Tcp(Arc::new(sockets)), bound))
+            }
+            Transport::Udp => {
+                let socket = http3::bind(listener.address)?;
+                let bound = socket.local_addr()?;
+                Ok((Self::Udp(socket), bound))
+            }
+        }
+    }
+}
+
+impl Sockets {
+    /// Those that another process can go on with. Of HTTP/3 there are none: who reads its socket
+    /// has to know its connections.
+    fn to_hand_over(&self) -> Weak<Vec<TcpListener>> {
+        match self {
+            Self::Tcp(sockets) => Arc::downgrade(sockets),
+            Self::Udp(_) => Weak::new(),
+        }
+    }
+}
+
 /// A listener that is bound.
 struct Open {
     listener: Arc<ArcSwap<Listener>>,
     bound: SocketAddr,
-    sockets: Arc<Vec<TcpListener>>,
+    sockets: Sockets,
     stop: CancellationToken,
     accepting: TaskTracker,
     ends: Ends,
@@ -84,6 +132,7 @@ impl Server {
             errors: HashMap::new(),
             states: watch::Sender::new(Arc::new([])),
         };
+        let follows = !inherited.is_empty();
         let wanted = Arc::clone(&server.wanted.borrow_and_update());
         let Plan { bind, refused, .. } = plan(&[], &wanted);
         if let Some(error) = refused.into_iter().next() {
@@ -91,8 +140,15 @@ impl Server {
         }
         for (listener, _) in bind {
             let sockets = inherited.take(&listener.name, listener.address);
-            let open = server.open(listener, sockets)?;
-            server.open.push(open);
+            let transport = listener.protocol.transport();
+            match server.open(listener, sockets) {
+                Ok(open) => server.open.push(open),
+                // The process before has it until its connections have ended.
+                Err(error) if follows && transport == Transport::Udp => {
+                    server.note(vec![error]);
+                }
+                Err(error) => return Err(error),
+            }
         }
         server.publish(&wanted);
         Ok(server)
@@ -103,13 +159,11 @@ impl Server {
     }
 
     fn open(&self, listener: Listener, inherited: Vec<TcpListener>) -> Result<Open, ListenError> {
-        let bound = sockets::bind(listener.address, self.common.shared.len(), inherited)
-            .and_then(|sockets| Ok((sockets::local_address(&sockets)?, sockets)));
-        match bound {
-            Ok((bound, sockets)) => Ok(Open {
+        match Sockets::bind(&listener, self.common.shared.len(), inherited) {
+            Ok((sockets, bound)) => Ok(Open {
                 listener: Arc::new(ArcSwap::from_pointee(listener)),
                 bound,
-                sockets: Arc::new(sockets),
+                sockets,
                 stop: CancellationToken::new(),
                 accepting: TaskTracker::new(),
                 ends: Ends {
@@ -138,14 +192,30 @@ impl Server {
                 ends: open.ends.clone(),
             });
             shard.spawn(Arc::clone(&door).watch());
-            doors.push((shard, door));
+            doors.push((shard.clone(), door));
         }
-        for (socket, (shard, door)) in open.sockets.iter().zip(doors.iter().cycle()) {
-            let socket = socket.try_clone()?;
-            let _inside = shard.enter();
-            let socket = tokio::net::TcpListener::from_std(socket)?;
-            let accepting = Arc::clone(door).accept(socket, open.stop.clone());
-            open.accepting.spawn_on(accepting, shard);
+        match &open.sockets {
+            Sockets::Tcp(sockets) => {
+                for (socket, (shard, door)) in sockets.iter().zip(doors.iter().cycle()) {
+                    let socket = socket.try_clone()?;
+                    let _inside = shard.enter();
+                    let socket = tokio::net::TcpListener::from_std(socket)?;
+                    let accepting = Arc::clone(door).accept(socket, open.stop.clone());
+                    open.accepting.spawn_on(accepting, shard);
+                }
+            }
+            Sockets::Udp(socket) => {
+                // Each listener is read on some shard, not all on the same.
+                let Some((shard, _)) = doors.iter().cycle().nth(open.bound.port().into()) else {
+                    return Ok(());
+                };
+                let shard = (*shard).clone();
+                let _inside = shard.enter();
+                let gate = Arc::clone(&self.gate);
+                let config = self.common.quic.clone();
+                let accepting = Accepting::start(socket.try_clone()?, config, doors, gate)?;
+                open.accepting.spawn_on(accepting.run(open.stop.clone()), &shard);
+            }
         }
         Ok(())
     }
@@ -197,8 +267,10 @@ impl Server {
                 open.listener.store(Arc::new(listener));
             }
         }
-        let mut gone: Vec<SocketAddr> = Vec::new();
-        let bound = |place: &usize| now.get(*place).map(|(_, bound)| *bound);
+        let mut gone: Vec<(Transport, SocketAddr)> = Vec::new();
+        let bound = |place: &usize| {
+            now.get(*place).map(|(listener, bound)| (listener.protocol.transport(), *bound))
+        };
         gone.extend(retire.iter().filter_map(bound));
         self.retire(&gone).await;
         let mut errors: Vec<ListenError> = refused;
@@ -219,8 +291,8 @@ impl Server {
     }
 
     /// Closes listeners: no connection of theirs is cut off, but bounded in time.
-    async fn retire(&mut self, gone: &[SocketAddr]) {
-        let closing = self.open.extract_if(.., |open| gone.contains(&open.bound));
+    async fn retire(&mut self, gone: &[(Transport, SocketAddr)]) {
+        let closing = self.open.extract_if(.., |open| gone.contains(&open.place()));
         for open in closing.collect::<Vec<_>>() {
             let ends = open.close().await;
             self.closed.push(ends.clone());
@@ -246,22 +318,26 @@ impl Server {
     }
 
     fn publish(&self, wanted: &Listeners) {
-        let mut https = None;
+        let (mut https, mut http3) = (None, None);
         let state = |listener: &Listener| {
             let open = self.open.iter().find(|open| open.listener.load().name == listener.name);
             if listener.protocol == Protocol::Https && https.is_none() {
                 https = open.map(|open| open.bound.port());
+            }
+            if listener.protocol == Protocol::Http3 && http3.is_none() {
+                http3 = open.map(|open| open.bound.port());
             }
             ListenerState {
                 name: listener.name.clone(),
                 bound: open.map(|open| open.bound),
                 error: self.errors.get(&listener.name).cloned(),
                 requested: open.map_or(listener.address, |open| open.listener.load().address),
-                sockets: open.map(|open| Arc::downgrade(&open.sockets)).unwrap_or_default(),
+                sockets: open.map(|open| open.sockets.to_hand_over()).unwrap_or_default(),
             }
         };
         let states: Vec<_> = wanted.0.iter().map(state).collect();
         self.common.https_port.store(https.unwrap_or(HTTPS_PORT), Ordering::Relaxed);
+        self.common.alternative.store(http3.and_then(http3::alternative).map(Arc::new));
         self.states.send_replace(states.into());
     }
 
@@ -288,6 +364,10 @@ impl Server {
 }
 
 impl Open {
+    fn place(&self) -> (Transport, SocketAddr) {
+        (self.listener.load().protocol.transport(), self.bound)
+    }
+
     /// Closes the sockets and tells the connections to finish.
     async fn close(self) -> Ends {
         self.stop.cancel();

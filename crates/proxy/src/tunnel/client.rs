@@ -63,7 +63,7 @@ impl Offer {
 }
 
 /// Whether the request is one of [`Offer::put`].
-pub(super) fn is_extended(head: &Parts) -> bool {
+pub(crate) fn is_connect(head: &Parts) -> bool {
     head.extensions.get::<Offer>().is_some()
 }
 

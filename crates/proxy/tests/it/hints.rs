@@ -15,10 +15,10 @@ use crate::clients::{handshake, raw};
 use crate::site::{HOST, PATIENCE, Site, app};
 use crate::workloads::{read_head, scripted};
 
-const LINK: &str = "</style.css>; rel=preload; as=style";
+pub(crate) const LINK: &str = "</style.css>; rel=preload; as=style";
 
 /// Hints, and answers when it is told to.
-fn http1(go_on: Arc<Notify>) -> Arc<dyn Connect> {
+pub(crate) fn http1(go_on: Arc<Notify>) -> Arc<dyn Connect> {
     scripted(move |_, mut stream| {
         let go_on = Arc::clone(&go_on);
         async move {

@@ -21,6 +21,8 @@ mod hostile;
 #[cfg(test)]
 mod http2_upstreams;
 #[cfg(test)]
+mod http3;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod listeners;
@@ -42,5 +44,7 @@ mod tls_upstreams;
 mod trailers;
 #[cfg(test)]
 mod tunnels;
+#[cfg(test)]
+mod tunnels_http2;
 #[cfg(test)]
 mod workloads;

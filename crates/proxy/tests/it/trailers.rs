@@ -24,7 +24,7 @@ fn frames(data: &str, trailers: HeaderMap) -> StreamBody<Frames> {
     StreamBody::new(stream::iter(vec![Ok(Frame::data(data)), Ok(Frame::trailers(trailers))]))
 }
 
-fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+pub(crate) fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
     pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
 }
 
@@ -51,7 +51,7 @@ async fn site_of(target: Target) -> Site {
     Site::start(app(Some(1), vec![(1, target)])).await
 }
 
-fn plain_h1() -> Target {
+pub(crate) fn plain_h1() -> Target {
     let connect = scripted(|_, stream| serve_h1(stream));
     Target::Workload(Arc::new(Upstream::new("web of shop".into(), connect)))
 }
