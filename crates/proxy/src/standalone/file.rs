@@ -1,7 +1,8 @@
 //! The configuration file of a proxy that runs alone.
 
+mod listeners;
+
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,12 +14,12 @@ use serde::Deserialize;
 use super::tls::{CertificateTable, ClientAuthTable, certificates, policy};
 use super::{Address, Scheme};
 use crate::graphql;
-use crate::listener::Protocol as Listens;
 use crate::upstream::{ClientCertificate, Protocol, TcpConnect, Trust, UpstreamTls};
 use crate::{
-    CacheConfig, CacheScope, Delivery, Listener, Listeners, QueryRules, RouteTable, RouteView,
-    Snapshot, Target, Upstream, UpstreamConfig, UpstreamLimits,
+    CacheConfig, CacheScope, Delivery, Listeners, QueryRules, RouteTable, RouteView, Snapshot,
+    Target, Upstream, UpstreamConfig, UpstreamLimits,
 };
+use listeners::{ListenerTable, listeners};
 
 /// What a file says, ready to be served.
 pub struct Settings {
@@ -74,17 +75,6 @@ struct File {
     route: Vec<RouteTableForm>,
     #[serde(default)]
     cache: CacheTable,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListenerTable {
-    address: SocketAddr,
-    #[serde(default)]
-    tls: bool,
-    /// Networks whose connections begin with the PROXY protocol.
-    #[serde(default)]
-    proxy_protocol: Vec<ipnet::IpNet>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -224,7 +214,7 @@ impl Settings {
                 "nobody would serve; leave it out for one thread a processor",
             ));
         }
-        let listeners = listeners(&file.listener);
+        let listeners = listeners(&file.listener)?;
         let (certificates, default_certificate) = certificates(&file.certificate, directory)?;
         if file.listener.iter().any(|it| it.tls)
             && certificates.is_empty()
@@ -250,17 +240,6 @@ impl Settings {
         let (trusted, shards) = (file.trusted_proxies, file.shards);
         Ok(Self { listeners, trusted, snapshot, cache, shards })
     }
-}
-
-fn listeners(tables: &[ListenerTable]) -> Listeners {
-    let listener = |table: &ListenerTable| {
-        let protocol = if table.tls { Listens::Https } else { Listens::Http };
-        // A listener is known by its address, and so goes on when the file is read anew.
-        let mut listener = Listener::new(&table.address.to_string(), table.address, protocol);
-        listener.proxy_protocol = table.proxy_protocol.clone();
-        listener
-    };
-    Listeners(tables.iter().map(listener).collect())
 }
 
 pub(super) fn read(directory: &Path, path: &Path) -> Result<Vec<u8>, FileError> {
@@ -451,6 +430,7 @@ mod tests {
         [[listener]]
         address = "127.0.0.1:8443"
         tls = true
+        http3 = true
         [[certificate]]
         hosts = ["Shop.test"]
         chain = "chain.pem"
@@ -489,7 +469,11 @@ mod tests {
     async fn a_file_is_understood() {
         let settings = parse(GOOD).unwrap();
         assert_eq!(settings.shards, Some(2));
-        assert_eq!(settings.listeners.0.len(), 2);
+        let protocols: Vec<_> = settings.listeners.0.iter().map(|it| it.protocol).collect();
+        assert_eq!(
+            protocols,
+            [crate::Protocol::Http, crate::Protocol::Https, crate::Protocol::Http3]
+        );
         assert_eq!((settings.cache.memory, settings.cache.max_object), (64 << 20, 8 << 20));
         assert!(settings.snapshot.certificates.contains_key("shop.test"));
         assert!(settings.snapshot.default_certificate.is_some());
@@ -510,6 +494,7 @@ mod tests {
             ("shards = 2", "shards = 0", "shards: nobody would serve"),
             ("shards = 2", "shard = 2", "unknown field `shard`"),
             ("\"127.0.0.1:8080\"", "\"8080\"", "address"),
+            ("\"127.0.0.1:8080\"", "\"127.0.0.1:8080\"\nhttp3 = true", "needs tls = true"),
             ("\"chain.pem\"", "\"none.pem\"", "none.pem can't be read"),
             ("\"chain.pem\"", "\"key.pem\"", "[[certificate]] 1: `chain` holds no PEM"),
             ("\"key.pem\"", "\"chain.pem\"", "[[certificate]] 1: `key` holds no PEM"),

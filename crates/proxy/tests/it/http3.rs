@@ -250,7 +250,7 @@ async fn what_is_wrong_with_a_request_is_said_or_ends_it() {
         ("more", Http3::request(Method::POST, "/").header("content-length", "1"), 2, 400),
         ("less", Http3::request(Method::POST, "/").header("content-length", "3"), 2, 400),
     ] {
-        let body = vec![Bytes::from(vec![b'x'; body])];
+        let body = [Bytes::from(vec![b'x'; body])];
         let body = if body[0].is_empty() { &[] } else { &body[..] };
         let answer = client.send(request, body, None).await.expect(name).0;
         assert_eq!(answer.status.as_u16(), expected, "{name}");

@@ -67,6 +67,9 @@ struct Serving {
     /// The first listener of HTTPS.
     #[serde(skip_serializing_if = "Option::is_none")]
     https: Option<SocketAddr>,
+    /// The first listener of HTTP/3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http3: Option<SocketAddr>,
 }
 
 /// Runs the verb until it is asked to end.
@@ -186,12 +189,20 @@ fn tell(proxy: &Proxy, wanted: &Listeners, terminal: Terminal) -> Outcome {
         let listener = wanted.0.iter().find(|it| it.protocol == protocol)?;
         proxy.address(&listener.name)
     };
-    let (http, https) = (first(Protocol::Http), first(Protocol::Https));
-    terminal.object(&Serving { schema: 1, pid: std::process::id(), http, https })?;
+    terminal.object(&Serving {
+        schema: 1,
+        pid: std::process::id(),
+        http: first(Protocol::Http),
+        https: first(Protocol::Https),
+        http3: first(Protocol::Http3),
+    })?;
     for listener in &wanted.0 {
-        let scheme = if listener.protocol == Protocol::Https { "https" } else { "http" };
         let address = proxy.address(&listener.name).unwrap_or(listener.address);
-        terminal.line(format!("serving at {scheme}://{address}"));
+        terminal.line(match listener.protocol {
+            Protocol::Http => format!("serving at http://{address}"),
+            Protocol::Https => format!("serving at https://{address}"),
+            Protocol::Http3 => format!("serving at https://{address} by HTTP/3"),
+        });
     }
     Ok(())
 }
