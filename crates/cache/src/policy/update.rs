@@ -3,7 +3,7 @@
 
 use http::header::{
     AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 use crate::fields::control::ResponseControl;
@@ -27,7 +27,8 @@ const NOT_KEPT: [HeaderName; 10] = [
 const OF_THE_BODY: [HeaderName; 5] =
     [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName::from_static("content-md5")];
 
-/// Removes what is not stored. `age` is dealt with, and made anew for each answer.
+/// Removes what is not stored. `age` is dealt with, and made anew for each answer. What stays is
+/// copied: a value as it comes is a part of the whole buffer that it came in, and would keep that.
 pub fn trim(headers: &mut HeaderMap) {
     let nominated: Vec<HeaderName> =
         members(headers, &CONNECTION).filter_map(|name| name.parse().ok()).collect();
@@ -38,6 +39,11 @@ pub fn trim(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     headers.remove(AGE);
+    for value in headers.values_mut() {
+        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = copy;
+        }
+    }
 }
 
 /// The stored fields after a 304 that confirmed them; `confirmed` has been trimmed.
@@ -54,7 +60,7 @@ pub fn freshen(stored: &HeaderMap, confirmed: &HeaderMap) -> HeaderMap {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use bytes::Bytes;
 
     use super::*;
 
@@ -83,6 +89,16 @@ mod tests {
         let mut names: Vec<_> = kept.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["c", "cache-control", "set-cookie"]);
+    }
+
+    #[test]
+    fn what_is_kept_keeps_no_buffer() {
+        let buffer = Bytes::from(vec![b'x'; 8192]);
+        let value = HeaderValue::from_maybe_shared(buffer.slice(10..20)).unwrap();
+        let mut kept = HeaderMap::from_iter([(ETAG, value)]);
+        assert!(!buffer.is_unique());
+        trim(&mut kept);
+        assert!(buffer.is_unique() && kept[ETAG] == "xxxxxxxxxx");
     }
 
     #[test]

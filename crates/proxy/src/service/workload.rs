@@ -69,7 +69,11 @@ impl Asked {
         let (Some(scope), Some(cache)) = (scope, cache) else {
             return Quick::Ask(None, Found::Pass);
         };
-        if self.own || tunnel::is_asked(&self.head) || matches!(self.query, Query::Refused) {
+        // Who proves by a certificate who it is may get answers for itself alone, and few apps know
+        // to say so: what is stored is for those who are nobody in particular.
+        let is_somebody = self.client.certified.is_some();
+        let is_refused = matches!(self.query, Query::Refused);
+        if self.own || is_somebody || is_refused || tunnel::is_asked(&self.head) {
             return Quick::Ask(None, Found::Pass);
         }
         let authority = self.authority();

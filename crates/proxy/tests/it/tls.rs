@@ -124,7 +124,9 @@ async fn a_host_can_ask_for_client_certificates() {
         let shown = head.lines().filter(|line| line.starts_with("client-cert"));
         let body = shown.collect::<Vec<_>>().join(" ");
         let length = body.len();
-        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+        // It forgets to say that the answer is for this client alone.
+        let head = format!("content-length: {length}\r\ncache-control: max-age=60");
+        let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}");
         let _ = stream.write_all(answer.as_bytes()).await;
     });
     let upstream = Target::Workload(Arc::new(Upstream::new("web".into(), connect)));
