@@ -69,7 +69,7 @@ async fn the_working_groups_tests_pass_but_for_those_listed() {
     let proxy = Alone::start(&format!("http://127.0.0.1:{port}"), &[]).await;
 
     let output = node(&package, "cli.mjs")
-        .env("npm_config_base", format!("http://{}", proxy.http))
+        .env("npm_config_base", format!("http://{}", proxy.http.unwrap()))
         .env("npm_config_id", "")
         .env("npm_package_config_id", "")
         .output()

@@ -2,8 +2,10 @@
 
 mod alone;
 mod cache_tests;
+mod http3;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -11,24 +13,33 @@ use tokio::process::{Child, Command};
 
 /// A proxy in a process of its own; it ends with this.
 struct Alone {
-    http: SocketAddr,
+    http: Option<SocketAddr>,
+    http3: Option<SocketAddr>,
     _process: Child,
 }
 
 impl Alone {
     /// Starts one before `upstream`, with further arguments.
     async fn start(upstream: &str, arguments: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_selvedge"))
-            .args(["proxy", "--json", "--listen", "127.0.0.1:0", "--upstream", upstream])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
+        command.args(["proxy", "--json", "--listen", "127.0.0.1:0", "--upstream", upstream]);
+        command.args(arguments);
+        Self::run(command).await
+    }
+
+    /// Starts one that serves what a file says.
+    async fn configured(file: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
+        command.args(["proxy", "--json", "--config"]).arg(file);
+        Self::run(command).await
+    }
+
+    async fn run(mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let line = lines.next_line().await.unwrap().expect("it says where it serves");
         let said: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let http = said["http"].as_str().unwrap().parse().unwrap();
-        Self { http, _process: process }
+        let address = |name: &str| said[name].as_str().map(|it| it.parse().unwrap());
+        Self { http: address("http"), http3: address("http3"), _process: process }
     }
 }
