@@ -13,6 +13,7 @@ mod fields;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod key;
+pub mod list;
 pub mod object;
 pub mod policy;
 pub mod purge;

@@ -1,6 +1,8 @@
-//! Comma-separated lists (RFC 9110, section 5.6.1).
+//! Comma-separated lists, as text. What is no text (RFC 9110, section 5.5) is left out.
 
-use http::header::{GetAll, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName};
+
+use crate::list;
 
 /// The members of a field over all its lines, trimmed; empty ones are left out. Commas within
 /// quoted strings do not separate.
@@ -8,39 +10,12 @@ pub(crate) fn members<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
 ) -> impl Iterator<Item = &'a str> + use<'a> {
-    lines(headers.get_all(name)).flat_map(split)
-}
-
-fn lines<'a>(lines: GetAll<'a, HeaderValue>) -> impl Iterator<Item = &'a str> {
-    lines.into_iter().filter_map(|line| line.to_str().ok())
+    headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok()).flat_map(split)
 }
 
 /// The members of one line.
 pub(crate) fn split(line: &str) -> impl Iterator<Item = &str> {
-    let mut rest = Some(line);
-    std::iter::from_fn(move || {
-        let text = rest?;
-        let end = member_end(text);
-        rest = text.get(end + 1..);
-        Some(text.get(..end).unwrap_or_default())
-    })
-    .map(str::trim)
-    .filter(|member| !member.is_empty())
-}
-
-/// Where the first member ends.
-fn member_end(text: &str) -> usize {
-    let (mut quoted, mut escaped) = (false, false);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b',' if !quoted => return at,
-            _ => {}
-        }
-    }
-    text.len()
+    list::split(line.as_bytes(), b',').filter_map(|member| str::from_utf8(member).ok())
 }
 
 /// What stands between the quotes of a quoted string; escapes are kept. A token is itself.
