@@ -150,6 +150,11 @@ impl Drop for Running {
                 let _ = kill(Pid::from_raw(process.id()), Signal::SIGKILL);
             }
             let _ = self.child.wait();
+            // Whoever was killed beside it ends a moment later.
+            let deadline = Instant::now() + PATIENCE;
+            while tree.iter().any(Process::is_alive) && Instant::now() < deadline {
+                std::thread::sleep(POLL);
+            }
         }
         let mut state = self.children.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.running.remove(&self.pid);
