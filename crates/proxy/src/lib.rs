@@ -1,8 +1,8 @@
 //! The HTTP data plane of a site: listeners, TLS, routing, static files and upstreams.
 //!
 //! It serves what a [`Snapshot`] says and reports what it did as access records. It knows nothing
-//! of the fabric, of control or of how workloads are run; the agent is its only caller, and it can
-//! be run, tested and benchmarked alone.
+//! of the fabric, of control or of how workloads are run; the agent calls it, and
+//! `selvedge proxy`, by which it is run, tested and benchmarked alone.
 //!
 //! A request is checked (`check`: what could be read two ways is refused), located (`locate`: host,
 //! then the epoch that the client may be served, then the route), answered from [`files`] or by an

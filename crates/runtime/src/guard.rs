@@ -105,10 +105,9 @@ impl Guard {
 
     /// Whether the file system in memory is full, while the program runs.
     pub(crate) fn has_full_memory_disk(&self) -> bool {
-        self.counters
-            .processes()
-            .first()
-            .is_some_and(|pid| disk::is_full(&PathBuf::from(format!("/proc/{pid}/root/tmp"))))
+        self.counters.processes().first().is_some_and(|pid| {
+            disk::is_full(&PathBuf::from(format!("/proc/{pid}/root")).join("tmp"))
+        })
     }
 
     fn look_for_kills(&mut self, now: Instant) {

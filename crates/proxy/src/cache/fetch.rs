@@ -175,14 +175,10 @@ impl Answered {
     fn alone(self, response: Response<WorkloadBody>, why: Option<NoStore>) -> Fetched {
         let cache = &self.lead.cache;
         // What is stored stays good for others if only this request was special.
-        if why.is_some_and(|why| why != NoStore::Authorization) || why.is_none() {
-            let until = self.times.received_ms + PASS_MS;
-            if self.stored.is_none() {
-                let about = Arc::clone(&self.about);
-                let entry =
-                    Entry::new(What::Pass(until), about, Tags::default(), self.ticket.stamp());
-                cache.shelf.put(self.asking.key(), entry);
-            }
+        if self.stored.is_none() && why != Some(NoStore::Authorization) {
+            let what = What::Pass(self.times.received_ms + PASS_MS);
+            let (about, stamp) = (Arc::clone(&self.about), self.ticket.stamp());
+            cache.shelf.put(self.asking.key(), Entry::new(what, about, Tags::default(), stamp));
         }
         self.lead.over(Outcome::Alone);
         let status = self.status(None, Some(why.map_or("too-large", NoStore::as_str)));

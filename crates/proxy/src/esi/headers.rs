@@ -10,7 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::fields::members;
 
-const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
+/// What we can do, said to servers (W3C Edge Architecture 1.0).
+pub(crate) const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
 const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 const CAPABILITY: HeaderValue = HeaderValue::from_static("selvedge=\"Surrogate/1.0 ESI/1.0\"");

@@ -32,6 +32,7 @@ use std::time::Duration;
 pub use assembly::Failure;
 pub use body::{Assembled, Page, assemble};
 pub use fetch::{Fetch, Fragment};
+pub(crate) use headers::SURROGATE_CAPABILITY;
 pub use headers::{ask, is_template, page_head};
 pub use parser::{Include, Malformed, Parser, Segment, Try, Wrong};
 pub use sharing::Sharing;

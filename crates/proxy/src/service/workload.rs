@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::upgrade::OnUpgrade;
 use selvedge_cache::object::Object;
 use selvedge_cache::policy::{invalidated, validators};
@@ -19,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Asked, Query};
 use crate::body::{Payload, RequestBody, RequestBodyError};
 use crate::cache::{self, About, Asking, Cache, CacheScope, Fetch, Fetched, Found, Join, Outcome};
+use crate::esi::SURROGATE_CAPABILITY;
 use crate::hints::Hints;
 use crate::pages::Fault;
 use crate::record::milliseconds;
@@ -31,9 +30,8 @@ use crate::{Limits, check, forward, pins, probe};
 const MAX_HOPS: usize = 8;
 /// What this cache is called in `cache-status`.
 const CACHE_NAME: &str = "selvedge";
-/// What a server is told of this cache (W3C Edge Architecture 1.0).
-const SURROGATE_CAPABILITY: HeaderName = HeaderName::from_static("surrogate-capability");
-const CAPABILITY: &str = "selvedge=\"Surrogate/1.0\"";
+/// What a server is told of this cache where it puts no pages together (W3C Edge Architecture 1.0).
+const CAPABILITY: HeaderValue = HeaderValue::from_static("selvedge=\"Surrogate/1.0\"");
 /// How long a request waits for the answer of another one to begin, before it goes out itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Where a range that begins after this many bytes is passed on: a client that seeks far into
@@ -140,21 +138,19 @@ impl Asked {
         let Some(mut caching) = caching else {
             return self.pass(None, Forwarded::Method, &upstream, in_flight).await;
         };
-        // Who waits is not in flight.
-        let mut in_flight = Some(in_flight);
         loop {
             let (stored, reason) = match found {
                 Found::Hit { object, remaining_ms } => {
                     let status = CacheStatus::Hit { remaining_ms };
-                    let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
-                    self.ask_behind(caching, &object, &upstream, entered);
+                    self.ask_behind(caching, &object, &upstream, in_flight);
                     let now_ms = self.cache_now();
                     let answer = self.stored_answer(&object, &status, now_ms);
                     return (self, answer);
                 }
                 Found::Pass => {
-                    let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
-                    return self.pass(Some(&caching), Forwarded::Bypass, &upstream, entered).await;
+                    return self
+                        .pass(Some(&caching), Forwarded::Bypass, &upstream, in_flight)
+                        .await;
                 }
                 Found::Stale(object, reason) => (Some(object), reason),
                 Found::Miss(reason) => (None, reason),
@@ -163,18 +159,15 @@ impl Asked {
                 return (self, Err(not_stored()));
             }
             if stored.is_none() && self.is_far() {
-                let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
-                return self.pass(Some(&caching), Forwarded::Bypass, &upstream, entered).await;
+                return self.pass(Some(&caching), Forwarded::Bypass, &upstream, in_flight).await;
             }
             if self.head.method != http::Method::GET {
-                let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
-                return self.pass(Some(&caching), reason, &upstream, entered).await;
+                return self.pass(Some(&caching), reason, &upstream, in_flight).await;
             }
             let mut waiting = match caching.cache.join(&caching.asking.together(&self.head.headers))
             {
                 Join::Lead(lead) => {
-                    let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
-                    return self.lead(caching, lead, stored, reason, upstream, entered).await;
+                    return self.lead(caching, lead, stored, reason, upstream, in_flight).await;
                 }
                 Join::Follow(waiting) => waiting,
             };
@@ -198,8 +191,7 @@ impl Asked {
                 }
                 Outcome::Alone | Outcome::Waiting => {}
             }
-            let entered = in_flight.take().unwrap_or_else(|| upstream.enter());
-            return self.pass(Some(&caching), reason, &upstream, entered).await;
+            return self.pass(Some(&caching), reason, &upstream, in_flight).await;
         }
     }
 
@@ -322,7 +314,7 @@ impl Asked {
         let has_esi =
             self.is_piece || self.located.route().is_some_and(|route| route.delivery.esi.is_some());
         if !has_esi {
-            headers.append(SURROGATE_CAPABILITY, HeaderValue::from_static(CAPABILITY));
+            headers.append(SURROGATE_CAPABILITY, CAPABILITY);
         }
         for (name, value) in stored.iter().flat_map(|stored| validators(&stored.headers)) {
             headers.insert(name, value.clone());

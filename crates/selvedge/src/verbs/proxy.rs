@@ -75,7 +75,8 @@ struct Serving {
 /// Runs the verb until it is asked to end.
 pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
     crate::logging::start("proxy", None)?;
-    let settings = settings(&args)?;
+    let site = SiteId::new("proxy").or_fail(Code::Failed, "it has no name", "report this")?;
+    let settings = settings(&args, site.clone())?;
     let wanted = settings.listeners.clone();
     let (listeners, listening) = watch::channel(Arc::new(settings.listeners));
     let (snapshot, serving) = watch::channel(Arc::new(settings.snapshot));
@@ -114,7 +115,7 @@ pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
     let signals = signals::cancel_on_signal(token.clone());
     let reload = args
         .config
-        .map(|path| AbortOnDropHandle::new(tokio::spawn(reload(path, listeners, snapshot))));
+        .map(|path| AbortOnDropHandle::new(tokio::spawn(reload(path, site, listeners, snapshot))));
     let cache = proxy.cache();
     let admin = admin.map(|admin| tokio::spawn(admin.run(cache, serving, token.clone())));
     let handle = proxy.handle();
@@ -150,10 +151,9 @@ async fn hand_over(path: PathBuf, claim: Option<Claim>, handle: Handle, token: C
     }
 }
 
-fn settings(args: &ProxyArgs) -> Outcome<Settings> {
-    let site = SiteId::new("proxy").or_fail(Code::Failed, "it has no name", "report this")?;
+fn settings(args: &ProxyArgs, site: SiteId) -> Outcome<Settings> {
     if let Some(path) = &args.config {
-        return read(path);
+        return read(path, site);
     }
     let given = args.listen.zip(args.upstream.as_ref());
     let (listen, upstream) = given.ok_or_else(|| anyhow::anyhow!("nothing to serve")).or_fail(
@@ -175,8 +175,7 @@ fn settings(args: &ProxyArgs) -> Outcome<Settings> {
     Ok(Settings { listeners, trusted: Vec::new(), snapshot, cache, shards: None })
 }
 
-fn read(path: &Path) -> Outcome<Settings> {
-    let site = SiteId::new("proxy").or_fail(Code::Failed, "it has no name", "report this")?;
+fn read(path: &Path, site: SiteId) -> Outcome<Settings> {
     Settings::read(path, site).or_fail(
         Code::Usage,
         format!("{} says nothing that can be served", path.display()),
@@ -210,14 +209,13 @@ fn tell(proxy: &Proxy, wanted: &Listeners, terminal: Terminal) -> Outcome {
 /// Reads the file anew at each SIGHUP. What can't be served is told, and changes nothing.
 async fn reload(
     path: PathBuf,
+    site: SiteId,
     listeners: watch::Sender<Arc<Listeners>>,
     snapshot: watch::Sender<Arc<Snapshot>>,
 ) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
     while hangups.recv().await.is_some() {
-        let site = SiteId::new("proxy");
-        let Ok(site) = site else { return };
-        match Settings::read(&path, site) {
+        match Settings::read(&path, site.clone()) {
             Ok(settings) => {
                 snapshot.send_replace(Arc::new(settings.snapshot));
                 listeners.send_replace(Arc::new(settings.listeners));
