@@ -39,7 +39,7 @@ const RELEASE: HeaderName = HeaderName::from_static("selvedge-release");
 const EPOCH: HeaderName = HeaderName::from_static("selvedge-epoch");
 const SITE: HeaderName = HeaderName::from_static("selvedge-site");
 
-/// A request with what is known of it.
+/// A request with what is known of it. In a box: it goes from hand to hand, and is large.
 struct Asked {
     client: Arc<Client>,
     trace: Trace,
@@ -130,7 +130,7 @@ pub(crate) fn handle(client: Arc<Client>, request: Request<ClientBody>) -> Handl
     if own {
         exchange.own();
     }
-    let mut asked = Asked {
+    let mut asked = Box::new(Asked {
         client,
         trace,
         exchange,
@@ -146,7 +146,7 @@ pub(crate) fn handle(client: Arc<Client>, request: Request<ClientBody>) -> Handl
         is_piece: false,
         query: Query::None,
         unsent: None,
-    };
+    });
     asked.deliver();
     asked.answer()
 }
@@ -207,7 +207,7 @@ fn finish(
 
 impl Asked {
     /// Answers, at once where that can be.
-    fn answer(mut self) -> Handling {
+    fn answer(mut self: Box<Self>) -> Handling {
         match self.target() {
             Ok(Answerer::Redirect(response)) => self.ready(Ok(response)),
             // To a client of HTTP/2, a file would mean that the tunnel is open.
@@ -235,7 +235,7 @@ impl Asked {
     }
 
     /// Answers from the cache, or by asking.
-    fn ask(mut self, upstream: Arc<crate::upstream::Upstream>) -> Handling {
+    fn ask(mut self: Box<Self>, upstream: Arc<crate::upstream::Upstream>) -> Handling {
         let Some(in_flight) = self.located.in_flight.take() else {
             // Locating counts a workload's request in.
             return self.ready(Err(lost()));
@@ -253,15 +253,15 @@ impl Asked {
         }
     }
 
-    fn ready(self, answer: Result<Response<Payload>, Fault>) -> Handling {
+    fn ready(self: Box<Self>, answer: Result<Response<Payload>, Fault>) -> Handling {
         Handling::Ready(Some(self.finish(answer)))
     }
 
-    fn finish(self, answer: Result<Response<Payload>, Fault>) -> Response<ResponseBody> {
+    fn finish(self: Box<Self>, answer: Result<Response<Payload>, Fault>) -> Response<ResponseBody> {
         if self.is_piece {
             return self.finish_piece(answer);
         }
-        let Self { client, trace, exchange, located, shown, coding, .. } = self;
+        let Self { client, trace, exchange, located, shown, coding, .. } = *self;
         finish(&client, &trace, exchange, Some(&located), &shown, coding, answer)
     }
 

@@ -30,6 +30,11 @@ use crate::cli::{Cli, Verb};
 use crate::failure::{Code, Failure, OrFail as _, Outcome};
 use crate::terminal::Terminal;
 
+/// A request is some small allocations that live for as long as it does, many of them freed by another
+/// thread than made them: glibc's takes a lock there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Hidden verbs come first: a shim must not have a thread, and a hook has arguments of git's.
     match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {

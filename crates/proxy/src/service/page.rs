@@ -53,7 +53,7 @@ fn piece(client: Arc<Client>, head: http::request::Parts) -> Handling {
     };
     let located = locate::locate(&client.shared, &checked, &head.headers);
     note(&mut exchange, &checked, &located);
-    let asked = Asked {
+    let asked = Box::new(Asked {
         client,
         trace,
         exchange,
@@ -69,7 +69,7 @@ fn piece(client: Arc<Client>, head: http::request::Parts) -> Handling {
         is_piece: true,
         query: Query::None,
         unsent: None,
-    };
+    });
     asked.answer()
 }
 
@@ -85,13 +85,14 @@ fn refused(fault: &Fault, mut exchange: Exchange) -> Response<ResponseBody> {
 impl Asked {
     /// The answer as a piece of a page: without what is only for clients.
     pub(super) fn finish_piece(
-        mut self,
+        mut self: Box<Self>,
         answer: Result<Response<Payload>, Fault>,
     ) -> Response<ResponseBody> {
         match answer {
             Ok(response) => {
                 self.exchange.answered(response.status());
-                response.map(|payload| ResponseBody::new(payload, self.exchange))
+                let exchange = self.exchange;
+                response.map(|payload| ResponseBody::new(payload, exchange))
             }
             Err(fault) => refused(&fault, self.exchange),
         }
@@ -107,7 +108,7 @@ impl Asked {
 
     /// Finishes an answer, put together with its pieces if it is a template.
     pub(super) async fn assemble(
-        self,
+        self: Box<Self>,
         answer: Result<Response<Payload>, Fault>,
     ) -> Response<ResponseBody> {
         if !self.is_template(&answer) {

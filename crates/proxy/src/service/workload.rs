@@ -126,12 +126,12 @@ impl Asked {
 
     /// Answers by asking the workload, or waiting for somebody who does.
     pub(super) async fn workload(
-        mut self,
+        mut self: Box<Self>,
         caching: Option<Caching>,
         mut found: Found,
         upstream: Arc<Upstream>,
         in_flight: InFlight,
-    ) -> (Self, Result<Response<Payload>, Fault>) {
+    ) -> (Box<Self>, Result<Response<Payload>, Fault>) {
         if forward::hops(&self.head.headers) >= MAX_HOPS {
             return (self, Err(circle()));
         }
@@ -230,14 +230,14 @@ impl Asked {
 
     /// Sends a request for all that want the same, and answers with what it brings.
     async fn lead(
-        mut self,
+        mut self: Box<Self>,
         caching: Caching,
         lead: cache::Lead,
         stored: Option<Arc<Object>>,
         reason: Forwarded,
         upstream: Arc<Upstream>,
         in_flight: InFlight,
-    ) -> (Self, Result<Response<Payload>, Fault>) {
+    ) -> (Box<Self>, Result<Response<Payload>, Fault>) {
         let started = Instant::now();
         let fetch = self.fetch(caching, lead, stored, reason, &upstream, in_flight);
         let _left = fetch.left.clone().drop_guard();
@@ -374,12 +374,12 @@ impl Asked {
 
     /// Sends the request for its client alone.
     async fn pass(
-        mut self,
+        mut self: Box<Self>,
         caching: Option<&Caching>,
         reason: Forwarded,
         upstream: &Arc<Upstream>,
         in_flight: InFlight,
-    ) -> (Self, Result<Response<Payload>, Fault>) {
+    ) -> (Box<Self>, Result<Response<Payload>, Fault>) {
         let upgrade = tunnel::is_asked(&self.head);
         let to_client = ToClient::of(&mut self.head).filter(|_| upgrade);
         let takes_trailers = forward::takes_trailers(&self.head);
