@@ -34,6 +34,11 @@ pub(crate) struct Browser {
 impl Browser {
     /// Starts one, 1280 pixels wide. `None`, loudly, where there is no Chromium.
     pub(crate) async fn start() -> Option<Self> {
+        Self::start_with(&["--disable-quic"]).await
+    }
+
+    /// The same with these arguments.
+    pub(crate) async fn start_with(further: &[&str]) -> Option<Self> {
         let driver = Command::new("chromedriver")
             .arg("--port=0")
             .stdin(Stdio::null())
@@ -59,7 +64,6 @@ impl Browser {
             "--headless=new",
             "--no-sandbox",
             "--disable-gpu",
-            "--disable-quic",
             "--disable-dev-shm-usage",
             "--no-first-run",
             "--disable-background-networking",
@@ -70,6 +74,7 @@ impl Browser {
         ]
         .map(String::from)
         .to_vec();
+        arguments.extend(further.iter().map(|argument| (*argument).to_owned()));
         arguments.push(format!("--user-data-dir={}", browser._profile.path().display()));
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
@@ -143,6 +148,17 @@ impl Browser {
     pub(crate) async fn evaluate(&self, expression: &str) -> Value {
         let script = json!({"script": format!("return {expression}"), "args": []});
         self.call("POST", "/execute/sync", script).await.unwrap()
+    }
+
+    /// What a function of JavaScript with this body returns on the page, once it does; a text that
+    /// begins with `thrown` if it throws.
+    pub(crate) async fn run(&self, body: &str) -> Value {
+        let script = format!(
+            "const done = arguments[0];
+            (async () => {{ {body} }})().then(done, error => done(`thrown: ${{error}}`))"
+        );
+        let script = json!({"script": script, "args": []});
+        self.call("POST", "/execute/async", script).await.unwrap()
     }
 
     /// A command of Chromium's own protocol.

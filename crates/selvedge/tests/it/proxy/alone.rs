@@ -1,14 +1,13 @@
 //! The proxy alone by its file: curl and h2load as clients, a file that changes, a successor.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+use super::start;
 use crate::harness::{eventually, signal};
 
 /// Answers with the path and how many requests there have been; prints its port.
@@ -21,14 +20,6 @@ const server = require('http').createServer((request, response) => {
 })
 server.listen(0, '127.0.0.1', () => console.log(server.address().port))
 ";
-
-/// A child whose first line is what it has to say.
-async fn start(mut command: Command) -> (Child, String) {
-    let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = lines.next_line().await.unwrap().expect("it says something");
-    (child, line)
-}
 
 /// A directory with a certificate, and what is needed to ask by it.
 struct Place {

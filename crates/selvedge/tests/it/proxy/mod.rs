@@ -1,8 +1,10 @@
 //! `selvedge proxy`, the engine alone, judged by programs of others.
 
 mod alone;
+mod app;
+mod browser;
 mod cache_tests;
-mod http3;
+mod programs;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,6 +16,7 @@ use tokio::process::{Child, Command};
 /// A proxy in a process of its own; it ends with this.
 struct Alone {
     http: Option<SocketAddr>,
+    https: Option<SocketAddr>,
     http3: Option<SocketAddr>,
     _process: Child,
 }
@@ -34,12 +37,23 @@ impl Alone {
         Self::run(command).await
     }
 
-    async fn run(mut command: Command) -> Self {
-        let mut process = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let line = lines.next_line().await.unwrap().expect("it says where it serves");
+    async fn run(command: Command) -> Self {
+        let (process, line) = start(command).await;
         let said: serde_json::Value = serde_json::from_str(&line).unwrap();
         let address = |name: &str| said[name].as_str().map(|it| it.parse().unwrap());
-        Self { http: address("http"), http3: address("http3"), _process: process }
+        Self {
+            http: address("http"),
+            https: address("https"),
+            http3: address("http3"),
+            _process: process,
+        }
     }
+}
+
+/// A child whose first line is what it has to say.
+async fn start(mut command: Command) -> (Child, String) {
+    let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines.next_line().await.unwrap().expect("it says something");
+    (child, line)
 }

@@ -1,4 +1,4 @@
-"""Speaks HTTP/3 by aioquic: PORT and a CA's file. Says what it got as JSON."""
+"""Speaks HTTP/3 by aioquic: ADDRESS and a CA's file. Says what it got as JSON."""
 
 import asyncio
 import json
@@ -58,12 +58,13 @@ class Client(QuicConnectionProtocol):
                 answer["done"].set_result(None)
 
 
-async def main(port, ca):
+async def main(address, ca):
     configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, server_name=HOST)
     configuration.load_verify_locations(ca)
     said = {}
+    host, port = address.split(":")
     async with connect(
-        "127.0.0.1", port, configuration=configuration, create_protocol=Client
+        host, int(port), configuration=configuration, create_protocol=Client
     ) as client:
         page = await client.ask("GET", "/page")
         said["page"] = [page["headers"][0], page["body"].decode()]
@@ -88,4 +89,4 @@ async def main(port, ca):
     print(json.dumps(said))
 
 
-asyncio.run(main(int(sys.argv[1]), sys.argv[2]))
+asyncio.run(main(*sys.argv[1:]))
