@@ -24,6 +24,8 @@ mod cache;
 mod check;
 mod client_address;
 mod delivery;
+#[cfg(test)]
+mod differential;
 pub mod encode;
 mod epoch;
 pub mod esi;

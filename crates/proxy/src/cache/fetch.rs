@@ -4,14 +4,16 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::{CONTENT_LENGTH, DATE, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use selvedge_cache::key::Key;
 use selvedge_cache::object::{Body, Object};
-use selvedge_cache::policy::{Failure, Freshness, NoStore, Times, Vary, freshen, storable, trim};
+use selvedge_cache::policy::{
+    self, Failure, Freshness, NoStore, Times, Vary, freshen, storable, trim,
+};
 use selvedge_cache::purge::{Tags, Ticket};
 use selvedge_cache::status::{CacheStatus, Forwarded};
 use tokio_util::sync::CancellationToken;
@@ -98,6 +100,9 @@ async fn unwanted(lead: &Lead, left: &CancellationToken) {
     }
 }
 
+/// The request fields that a response depends on, and the key of the variant that it is.
+type Variant = (Box<[HeaderName]>, Key);
+
 /// A request whose answer is there.
 struct Answered {
     lead: Lead,
@@ -138,7 +143,8 @@ impl Answered {
         *response.version_mut() = http::Version::HTTP_11;
         forward::to_client(response.headers_mut(), forward::takes_trailers(&self.head));
         if !response.headers().contains_key(DATE) {
-            let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+            let received = UNIX_EPOCH + Duration::from_millis(self.times.received_ms);
+            let date = httpdate::fmt_http_date(received);
             response.headers_mut().extend(HeaderValue::try_from(date).map(|date| (DATE, date)));
         }
         let status = response.status();
@@ -175,7 +181,8 @@ impl Answered {
     fn alone(self, response: Response<WorkloadBody>, why: Option<NoStore>) -> Fetched {
         let cache = &self.lead.cache;
         // What is stored stays good for others if only this request was special.
-        if self.stored.is_none() && why != Some(NoStore::Authorization) {
+        let is_special = why == Some(NoStore::Authorization) || self.asking.wish.no_store();
+        if self.stored.is_none() && !is_special {
             let what = What::Pass(self.times.received_ms + PASS_MS);
             let (about, stamp) = (Arc::clone(&self.about), self.ticket.stamp());
             cache.shelf.put(self.asking.key(), Entry::new(what, about, Tags::default(), stamp));
@@ -188,10 +195,10 @@ impl Answered {
     /// What is stored was said to be good still (RFC 9111, section 4.3.4).
     fn confirmed(self, object: &Object, response: Response<WorkloadBody>) -> Fetched {
         let cache = &self.lead.cache;
-        let mut confirmed = response.into_parts().0.headers;
+        let confirmed = response.into_parts().0.headers;
         let age = confirmed.get(http::header::AGE).cloned();
-        trim(&mut confirmed);
-        let headers = freshen(&object.headers, &confirmed);
+        let mut headers = freshen(&object.headers, &confirmed);
+        trim(&cache.policy, &mut headers);
         let mut dated = headers.clone();
         dated.extend(age.map(|age| (http::header::AGE, age)));
         let decided = storable(&cache.policy, &self.head, object.status, &dated, self.times);
@@ -202,9 +209,8 @@ impl Answered {
             headers,
             body: object.body.clone(),
             freshness: decided.unwrap_or_else(|_| {
-                let mut freshness = object.freshness.clone();
-                freshness.expire(self.times.received_ms);
-                freshness
+                let (policy, status) = (&cache.policy, object.status);
+                policy::freshness(policy, &self.head, status, &dated, self.times)
             }),
         });
         match keep {
@@ -212,7 +218,9 @@ impl Answered {
                 let what = What::Object(Arc::clone(&object));
                 let (about, stamp) = (Arc::clone(&self.about), self.ticket.stamp());
                 let entry = Entry::new(what, about, tags.unwrap_or_default(), stamp);
-                cache.shelf.put(self.asking.key(), entry);
+                // It may depend on more than it did.
+                let (key, _) = self.place(&object.headers);
+                cache.shelf.put(&key, entry);
             }
             false => cache.shelf.remove(self.asking.key()),
         }
@@ -227,24 +235,24 @@ impl Answered {
         Fetched::Confirmed(object, status)
     }
 
+    /// Where a response with these fields is stored, with what it depends on.
+    fn place(&self, headers: &HeaderMap) -> (Key, Option<Variant>) {
+        let Vary::On(names) = Vary::of(headers) else { return (self.asking.primary.clone(), None) };
+        let stamp = self.ticket.stamp();
+        let variants = self.lead.cache.shelf.variants(&self.about, names.clone(), stamp);
+        let key = variant_key(&self.asking.primary, &variants, &self.head.headers);
+        (key.clone(), Some((names, key)))
+    }
+
     /// A response that may be stored: it goes to the cache and to who asked at once.
     fn coming(self, response: Response<WorkloadBody>, freshness: Freshness, tags: Tags) -> Fetched {
         let cache = Arc::clone(&self.lead.cache);
-        let vary = Vary::of(response.headers());
+        let (key, variant) = self.place(response.headers());
         let (head, body) = response.into_parts();
         let mut headers = head.headers.clone();
-        trim(&mut headers);
+        trim(&cache.policy, &mut headers);
         let status = head.status;
         let shareable = freshness.remaining_ms(self.times.received_ms) > 0 && !freshness.must_ask();
-        let (key, variant) = match vary {
-            Vary::On(names) => {
-                let stamp = self.ticket.stamp();
-                let variants = cache.shelf.variants(&self.about, names.clone(), stamp);
-                let key = variant_key(&self.asking.primary, &variants, &self.head.headers);
-                (key.clone(), Some((names, key)))
-            }
-            _ => (self.asking.primary.clone(), None),
-        };
         let object = Object { status, headers, body: Body::default(), freshness };
         let stream = Arc::new(Stream::default());
         let coming = Arc::new(Coming { head: object, variant, stream: Arc::clone(&stream) });

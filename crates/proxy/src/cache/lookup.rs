@@ -131,11 +131,15 @@ impl Cache {
     }
 
     /// Forgets what is stored for a target, in all its variants.
-    pub(crate) fn invalidate(&self, scope: &CacheScope, authority: &[u8], target: &str) {
-        for scheme in ["http", "https"] {
-            let key = scope.key(scheme, authority, target);
-            self.shelf.remove(&key);
-            self.fills.void(&key);
-        }
+    pub(crate) fn invalidate(
+        &self,
+        scope: &CacheScope,
+        scheme: &str,
+        authority: &[u8],
+        target: &str,
+    ) {
+        let key = scope.key(scheme, authority, target);
+        self.shelf.remove(&key);
+        self.fills.void(&key);
     }
 }

@@ -62,13 +62,19 @@ impl Cache {
     /// None where it is turned off.
     pub(crate) fn new(config: CacheConfig) -> Option<Arc<Self>> {
         (config.memory > 0).then(|| {
-            Arc::new(Self {
-                policy: config.policy,
-                max_object: config.max_object.min(config.memory / 2),
-                clock: Clock::new(),
-                shelf: Shelf::new(config.memory, config.max_object.min(config.memory / 2)),
-                fills: Fills::new(config.memory / 4),
-            })
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Self::at(config, u64::try_from(since.as_millis()).unwrap_or_default())
+        })
+    }
+
+    /// One that begins at a time, in milliseconds since 1970.
+    pub(crate) fn at(config: CacheConfig, began_ms: u64) -> Arc<Self> {
+        Arc::new(Self {
+            policy: config.policy,
+            max_object: config.max_object.min(config.memory / 2),
+            clock: Clock { began_ms, began: Instant::now() },
+            shelf: Shelf::new(config.memory, config.max_object.min(config.memory / 2)),
+            fills: Fills::new(config.memory / 4),
         })
     }
 
@@ -95,14 +101,6 @@ struct Clock {
 }
 
 impl Clock {
-    fn new() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            began_ms: u64::try_from(since.as_millis()).unwrap_or_default(),
-            began: Instant::now(),
-        }
-    }
-
     fn now_ms(&self) -> u64 {
         let passed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or_default();
         self.began_ms + passed
