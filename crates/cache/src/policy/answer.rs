@@ -8,9 +8,9 @@ use http::header::{
 };
 use http::{Method, StatusCode};
 
-use crate::fields::list::members;
 use crate::fields::range::{Ranges, Span, ranges};
 use crate::fields::{self, date_ms, first};
+use crate::list;
 
 /// How a stored response answers.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,9 +66,9 @@ pub fn answer(
 /// Whether the client has what is stored (RFC 9110, section 13.2.2).
 fn has_it(request: &HeaderMap, stored: &HeaderMap) -> bool {
     if request.contains_key(IF_NONE_MATCH) {
-        let etag = first(stored, &ETAG).map(opaque);
-        return members(request, &IF_NONE_MATCH)
-            .any(|tag| tag == "*" || etag.is_some_and(|etag| opaque(tag) == etag));
+        let etag = stored.get(ETAG).map(|etag| opaque(etag.as_bytes()));
+        return list::tags(request, &IF_NONE_MATCH)
+            .any(|tag| tag == b"*" || etag.is_some_and(|etag| opaque(tag) == etag));
     }
     let Some(since) = first(request, &IF_MODIFIED_SINCE).and_then(date_ms) else { return false };
     // Without a date of its change, that of the response stands for it.
@@ -77,9 +77,9 @@ fn has_it(request: &HeaderMap, stored: &HeaderMap) -> bool {
 }
 
 /// Weak comparison (RFC 9110, section 8.8.3.2).
-fn opaque(tag: &str) -> &str {
-    let tag = tag.trim();
-    tag.strip_prefix("W/").unwrap_or(tag)
+fn opaque(tag: &[u8]) -> &[u8] {
+    let tag = tag.trim_ascii();
+    tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
 /// Judges `if-range` (RFC 9110, section 13.1.5).

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 pub use answer::{Answer, answer, is_for_origin, not_modified, partial, validators};
 pub use freshness::{Freshness, Times};
-pub use invalidate::invalidated;
+pub use invalidate::{invalidated, is_what_get_gets};
 pub use reuse::{Failure, Reuse, Wish};
-pub use store::{NoStore, is_lookup, storable};
+pub use store::{NoStore, freshness, is_lookup, storable};
 pub use update::{freshen, trim};
 pub use vary::{Vary, variant};
 

@@ -49,6 +49,11 @@ impl Wish {
         self.control.only_if_cached
     }
 
+    /// Whether what the client gets is not to be stored (RFC 9111, section 5.2.1.5).
+    pub fn no_store(&self) -> bool {
+        self.control.no_store
+    }
+
     /// Decides whether a stored response answers.
     pub fn reuse(&self, freshness: &Freshness, now_ms: u64) -> Reuse {
         let Self { control } = self;
@@ -60,7 +65,6 @@ impl Wish {
         }
         let remaining = freshness.remaining_ms(now_ms);
         if control.max_age.is_some_and(|most| freshness.age_ms(now_ms) >= most.saturating_mul(1000))
-            && control.max_stale.is_none()
         {
             return Reuse::Asked;
         }
@@ -69,6 +73,10 @@ impl Wish {
         }
         if remaining > 0 {
             return Reuse::Fresh;
+        }
+        // Who states an age wants nothing stale, unless it says so (RFC 9111, section 5.2.1.1).
+        if control.max_age.is_some() && control.max_stale.is_none() {
+            return Reuse::Asked;
         }
         if freshness.never_stale {
             return Reuse::Stale;

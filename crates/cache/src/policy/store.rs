@@ -1,6 +1,6 @@
 //! What may be stored (RFC 9111, section 3).
 
-use http::header::{AUTHORIZATION, CONTENT_LOCATION, COOKIE, EXPIRES, HeaderMap, SET_COOKIE};
+use http::header::{AUTHORIZATION, COOKIE, ETAG, EXPIRES, HeaderMap, LAST_MODIFIED, SET_COOKIE};
 use http::request::Parts;
 use http::{Method, StatusCode};
 
@@ -48,7 +48,8 @@ pub fn is_lookup(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD
 }
 
-/// Decides whether a response may be stored, and what its use is bound to.
+/// Decides whether a response may be stored, and what its use is bound to. One to POST has to pass
+/// [`super::is_what_get_gets`], too.
 ///
 /// # Errors
 /// Why not.
@@ -65,8 +66,7 @@ pub fn storable(
     let explicit = control.s_maxage.is_some()
         || control.max_age.is_some()
         || (!is_targeted && headers.contains_key(EXPIRES));
-    let for_get = request.method == Method::GET
-        || (request.method == Method::POST && explicit && is_its_own(request, headers));
+    let for_get = request.method == Method::GET || (request.method == Method::POST && explicit);
     if !for_get {
         return Err(NoStore::Method);
     }
@@ -90,30 +90,47 @@ pub fn storable(
     if Vary::of(headers) == Vary::Any {
         return Err(NoStore::VaryAny);
     }
-    let may_guess = (control.public || is_heuristic(status)) && !is_personal(request, headers);
+    let may_guess = may_guess(&control, request, status, headers);
     let freshness = Freshness::of(policy, &control, is_targeted, headers, times, may_guess);
-    let useful = explicit || freshness.lifetime_ms > 0 || (may_guess && can_be_asked(headers));
+    let useful =
+        explicit || freshness.lifetime_ms > 0 || (may_guess && can_be_asked(&control, headers));
     if useful { Ok(freshness) } else { Err(NoStore::Lifetime) }
 }
 
-/// Sessions have cookies, and a lifetime that was only guessed must not share one.
+/// For how long a response is good, whether or not it may be stored.
+pub fn freshness(
+    policy: &Policy,
+    request: &Parts,
+    status: StatusCode,
+    headers: &HeaderMap,
+    times: Times,
+) -> Freshness {
+    let targeted = targeted::control(headers, &policy.device);
+    let is_targeted = targeted.is_some();
+    let control = targeted.unwrap_or_else(|| ResponseControl::of(headers));
+    let may_guess = may_guess(&control, request, status, headers);
+    Freshness::of(policy, &control, is_targeted, headers, times, may_guess)
+}
+
+/// Whether a lifetime may be guessed. Sessions have cookies, and one must not be shared by that.
+fn may_guess(
+    control: &ResponseControl,
+    request: &Parts,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> bool {
+    (control.public || is_heuristic(status)) && !is_personal(request, headers)
+}
+
+/// Whether somebody has a session.
 fn is_personal(request: &Parts, headers: &HeaderMap) -> bool {
     headers.contains_key(SET_COOKIE) || request.headers.contains_key(COOKIE)
 }
 
 /// Whether there is something to ask by whether it is still good.
-fn can_be_asked(headers: &HeaderMap) -> bool {
-    headers.contains_key(http::header::ETAG) || headers.contains_key(http::header::LAST_MODIFIED)
-}
-
-/// Whether a response to POST is what a GET of the same URL would get (RFC 9110, section 9.3.3).
-fn is_its_own(request: &Parts, headers: &HeaderMap) -> bool {
-    let Some(location) = headers.get(CONTENT_LOCATION).and_then(|value| value.to_str().ok()) else {
-        return false;
-    };
-    super::invalidate::resolve(request, location).is_some_and(|target| {
-        Some(target.as_str()) == request.uri.path_and_query().map(http::uri::PathAndQuery::as_str)
-    })
+fn can_be_asked(control: &ResponseControl, headers: &HeaderMap) -> bool {
+    let has = |name| headers.contains_key(&name) && !control.not_reusable.contains(&name);
+    has(ETAG) || has(LAST_MODIFIED)
 }
 
 /// Statuses whose responses may be reused by a guessed lifetime (RFC 9110, section 15.1).
@@ -184,10 +201,8 @@ mod tests {
             ("GET /", 206, "cache-control: max-age=60", Err(No::Status)),
             ("GET /", 304, "cache-control: max-age=60", Err(No::Status)),
             ("HEAD /", 200, "cache-control: max-age=60", Err(No::Method)),
-            ("POST /", 200, "cache-control: max-age=60", Err(No::Method)),
-            ("POST /a", 200, "cache-control: max-age=60\ncontent-location: /a", Ok(60)),
-            ("POST /a", 200, "cache-control: max-age=60\ncontent-location: /b", Err(No::Method)),
-            ("POST /a", 200, "content-location: /a", Err(No::Method)),
+            ("POST /a", 200, "cache-control: max-age=60", Ok(60)),
+            ("POST /a", 200, "etag: \"b\"", Err(No::Method)),
             ("GET /", 200, "a: b", Err(No::Lifetime)),
             ("GET /", 200, "etag: \"b\"", Ok(0)),
             ("GET /", 201, "etag: \"b\"", Err(No::Lifetime)),

@@ -6,8 +6,10 @@ use http::header::{
     HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
+use super::Policy;
 use crate::fields::control::ResponseControl;
 use crate::fields::list::members;
+use crate::fields::targeted;
 
 /// Fields that are about a connection or for a proxy, and of one message.
 const NOT_KEPT: [HeaderName; 10] = [
@@ -29,13 +31,14 @@ const OF_THE_BODY: [HeaderName; 5] =
 
 /// Removes what is not stored. `age` is dealt with, and made anew for each answer. What stays is
 /// copied: a value as it comes is a part of the whole buffer that it came in, and would keep that.
-pub fn trim(headers: &mut HeaderMap) {
+pub fn trim(policy: &Policy, headers: &mut HeaderMap) {
     let nominated: Vec<HeaderName> =
         members(headers, &CONNECTION).filter_map(|name| name.parse().ok()).collect();
     for name in nominated.iter().chain(&NOT_KEPT) {
         headers.remove(name);
     }
-    for name in ResponseControl::of(headers).not_reusable {
+    let control = targeted::control(headers, &policy.device);
+    for name in control.unwrap_or_else(|| ResponseControl::of(headers)).not_reusable {
         headers.remove(name);
     }
     headers.remove(AGE);
@@ -46,7 +49,8 @@ pub fn trim(headers: &mut HeaderMap) {
     }
 }
 
-/// The stored fields after a 304 that confirmed them; `confirmed` has been trimmed.
+/// The stored fields after a 304 that confirmed them, to be trimmed: it may say of a stored field
+/// that it is not to be.
 pub fn freshen(stored: &HeaderMap, confirmed: &HeaderMap) -> HeaderMap {
     let mut headers = stored.clone();
     for name in confirmed.keys().filter(|name| !OF_THE_BODY.contains(name)) {
@@ -85,7 +89,7 @@ mod tests {
             ("te", "7"),
             ("set-cookie", "8"),
         ]);
-        trim(&mut kept);
+        trim(&Policy::default(), &mut kept);
         let mut names: Vec<_> = kept.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["c", "cache-control", "set-cookie"]);
@@ -97,7 +101,7 @@ mod tests {
         let value = HeaderValue::from_maybe_shared(buffer.slice(10..20)).unwrap();
         let mut kept = HeaderMap::from_iter([(ETAG, value)]);
         assert!(!buffer.is_unique());
-        trim(&mut kept);
+        trim(&Policy::default(), &mut kept);
         assert!(buffer.is_unique() && kept[ETAG] == "xxxxxxxxxx");
     }
 

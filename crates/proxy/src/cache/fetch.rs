@@ -4,15 +4,16 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::{CONTENT_LENGTH, DATE, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
-use selvedge_cache::disk::Writer;
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
 use selvedge_cache::key::Key;
 use selvedge_cache::object::{Body, Object};
-use selvedge_cache::policy::{Failure, Freshness, NoStore, Times, Vary, freshen, storable, trim};
+use selvedge_cache::policy::{
+    self, Failure, Freshness, NoStore, Times, Vary, freshen, storable, trim,
+};
 use selvedge_cache::purge::{Tags, Ticket};
 use selvedge_cache::status::{CacheStatus, Forwarded};
 use tokio_util::sync::CancellationToken;
@@ -99,6 +100,9 @@ async fn unwanted(lead: &Lead, left: &CancellationToken) {
     }
 }
 
+/// The request fields that a response depends on, and the key of the variant that it is.
+type Variant = (Box<[HeaderName]>, Key);
+
 /// A request whose answer is there.
 struct Answered {
     lead: Lead,
@@ -139,7 +143,8 @@ impl Answered {
         *response.version_mut() = http::Version::HTTP_11;
         forward::to_client(response.headers_mut(), forward::takes_trailers(&self.head));
         if !response.headers().contains_key(DATE) {
-            let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+            let received = UNIX_EPOCH + Duration::from_millis(self.times.received_ms);
+            let date = httpdate::fmt_http_date(received);
             response.headers_mut().extend(HeaderValue::try_from(date).map(|date| (DATE, date)));
         }
         let status = response.status();
@@ -159,12 +164,11 @@ impl Answered {
         if self.asking.is_query && !graphql::may_store(status, response.headers()) {
             decided = Err(NoStore::Status);
         }
-        let largest = cache.max_object.max(cache.shelf.max_on_disk);
-        let too_large = length.is_some_and(|length| length > largest);
+        let too_large = length.is_some_and(|length| length > cache.max_object);
         match decided {
             Ok(freshness) if !too_large && !self.lead.is_void() => {
                 match Tags::of(response.headers()) {
-                    Ok(tags) => self.coming(response, freshness, tags, length),
+                    Ok(tags) => self.coming(response, freshness, tags),
                     // A purge would miss it.
                     Err(_) => self.alone(response, None),
                 }
@@ -177,7 +181,8 @@ impl Answered {
     fn alone(self, response: Response<WorkloadBody>, why: Option<NoStore>) -> Fetched {
         let cache = &self.lead.cache;
         // What is stored stays good for others if only this request was special.
-        if self.stored.is_none() && why != Some(NoStore::Authorization) {
+        let is_special = why == Some(NoStore::Authorization) || self.asking.wish.no_store();
+        if self.stored.is_none() && !is_special {
             let what = What::Pass(self.times.received_ms + PASS_MS);
             let (about, stamp) = (Arc::clone(&self.about), self.ticket.stamp());
             cache.shelf.put(self.asking.key(), Entry::new(what, about, Tags::default(), stamp));
@@ -190,10 +195,10 @@ impl Answered {
     /// What is stored was said to be good still (RFC 9111, section 4.3.4).
     fn confirmed(self, object: &Object, response: Response<WorkloadBody>) -> Fetched {
         let cache = &self.lead.cache;
-        let mut confirmed = response.into_parts().0.headers;
+        let confirmed = response.into_parts().0.headers;
         let age = confirmed.get(http::header::AGE).cloned();
-        trim(&mut confirmed);
-        let headers = freshen(&object.headers, &confirmed);
+        let mut headers = freshen(&object.headers, &confirmed);
+        trim(&cache.policy, &mut headers);
         let mut dated = headers.clone();
         dated.extend(age.map(|age| (http::header::AGE, age)));
         let decided = storable(&cache.policy, &self.head, object.status, &dated, self.times);
@@ -204,9 +209,8 @@ impl Answered {
             headers,
             body: object.body.clone(),
             freshness: decided.unwrap_or_else(|_| {
-                let mut freshness = object.freshness.clone();
-                freshness.expire(self.times.received_ms);
-                freshness
+                let (policy, status) = (&cache.policy, object.status);
+                policy::freshness(policy, &self.head, status, &dated, self.times)
             }),
         });
         match keep {
@@ -214,10 +218,9 @@ impl Answered {
                 let what = What::Object(Arc::clone(&object));
                 let (about, stamp) = (Arc::clone(&self.about), self.ticket.stamp());
                 let entry = Entry::new(what, about, tags.unwrap_or_default(), stamp);
-                match object.body.on_disk() {
-                    Some(body) => cache.shelf.renew(self.asking.key(), &entry, body),
-                    None => cache.shelf.put(self.asking.key(), entry),
-                }
+                // It may depend on more than it did.
+                let (key, _) = self.place(&object.headers);
+                cache.shelf.put(&key, entry);
             }
             false => cache.shelf.remove(self.asking.key()),
         }
@@ -232,34 +235,24 @@ impl Answered {
         Fetched::Confirmed(object, status)
     }
 
+    /// Where a response with these fields is stored, with what it depends on.
+    fn place(&self, headers: &HeaderMap) -> (Key, Option<Variant>) {
+        let Vary::On(names) = Vary::of(headers) else { return (self.asking.primary.clone(), None) };
+        let stamp = self.ticket.stamp();
+        let variants = self.lead.cache.shelf.variants(&self.about, names.clone(), stamp);
+        let key = variant_key(&self.asking.primary, &variants, &self.head.headers);
+        (key.clone(), Some((names, key)))
+    }
+
     /// A response that may be stored: it goes to the cache and to who asked at once.
-    fn coming(
-        self,
-        response: Response<WorkloadBody>,
-        freshness: Freshness,
-        tags: Tags,
-        length: Option<u64>,
-    ) -> Fetched {
+    fn coming(self, response: Response<WorkloadBody>, freshness: Freshness, tags: Tags) -> Fetched {
         let cache = Arc::clone(&self.lead.cache);
-        let vary = Vary::of(response.headers());
+        let (key, variant) = self.place(response.headers());
         let (head, body) = response.into_parts();
         let mut headers = head.headers.clone();
-        trim(&mut headers);
+        trim(&cache.policy, &mut headers);
         let status = head.status;
         let shareable = freshness.remaining_ms(self.times.received_ms) > 0 && !freshness.must_ask();
-        let (key, variant) = match vary {
-            Vary::On(names) => {
-                let stamp = self.ticket.stamp();
-                let variants = cache.shelf.variants(&self.about, names.clone(), stamp);
-                let key = variant_key(&self.asking.primary, &variants, &self.head.headers);
-                (key.clone(), Some((names, key)))
-            }
-            _ => (self.asking.primary.clone(), None),
-        };
-        let writer = cache.shelf.writer(&key, self.ticket.generation());
-        if writer.is_none() && length.is_some_and(|length| length > cache.max_object) {
-            return self.alone(Response::from_parts(head, body), None);
-        }
         let object = Object { status, headers, body: Body::default(), freshness };
         let stream = Arc::new(Stream::default());
         let coming = Arc::new(Coming { head: object, variant, stream: Arc::clone(&stream) });
@@ -280,8 +273,7 @@ impl Answered {
         };
         let Self { lead, about, ticket, asking, .. } = self;
         let is_query = asking.is_query;
-        let filling =
-            Filling { lead, key, about, tags, ticket, coming, writer, is_query, gathered: 0 };
+        let filling = Filling { lead, key, about, tags, ticket, coming, is_query, gathered: 0 };
         tokio::spawn(filling.run(body));
         Fetched::Coming(Response::from_parts(head, reader), status)
     }
@@ -300,8 +292,6 @@ struct Filling {
     tags: Tags,
     ticket: Ticket,
     coming: Arc<Coming>,
-    /// To the disk, if that takes it.
-    writer: Option<Writer>,
     /// It is stored only if it is an answer without errors.
     is_query: bool,
     /// Bytes that are counted as gathered.
@@ -313,7 +303,7 @@ impl Filling {
         let stream = Arc::clone(&self.coming.stream);
         let mut size = 0u64;
         loop {
-            if !poll_fn(|cx| stream.poll_room(cx)).await && self.writer.is_none() {
+            if !poll_fn(|cx| stream.poll_room(cx)).await {
                 // Nobody reads what is not kept.
                 return;
             }
@@ -322,7 +312,6 @@ impl Filling {
                     // Trailers are not stored (RFC 9111, section 3.1), and so not shared.
                     let Ok(chunk) = frame.into_data() else { continue };
                     size += chunk.len() as u64;
-                    self.write(&chunk);
                     self.count(size, chunk.len() as u64);
                     stream.push(chunk);
                 }
@@ -330,24 +319,13 @@ impl Filling {
                 None => break,
             }
         }
-        self.store(size);
+        if let Some(chunks) = stream.whole() {
+            self.store(&chunks);
+        }
         stream.end(Ok(()));
     }
 
-    /// Gives what came to the disk, for as long as that takes it.
-    fn write(&mut self, chunk: &bytes::Bytes) {
-        let Some(writer) = &mut self.writer else { return };
-        let largest = self.lead.cache.shelf.max_on_disk;
-        let taken = writer.size() + chunk.len() as u64 <= largest && writer.push(chunk.clone());
-        if !taken {
-            self.writer = None;
-            if self.gathered == u64::MAX {
-                self.lead.over(Outcome::Alone);
-            }
-        }
-    }
-
-    /// Counts what came, and gives up keeping in memory what is too large.
+    /// Counts what came, and gives up storing what is too large.
     fn count(&mut self, size: u64, bytes: u64) {
         let cache = &self.lead.cache;
         if self.gathered == u64::MAX {
@@ -358,46 +336,25 @@ impl Filling {
         if !fits {
             cache.fills.release(self.gathered);
             self.gathered = u64::MAX;
-            if self.is_query {
-                // Whether it may be stored shows when it is whole.
-                self.writer = None;
-            }
-            // Those who ask while it goes to disk go out for themselves, and leave it to that.
-            if self.writer.is_none() {
-                self.lead.over(Outcome::Alone);
-            }
+            self.lead.over(Outcome::Alone);
             self.coming.stream.window();
         }
     }
 
-    fn store(&mut self, size: u64) {
-        let (chunks, writer) = (self.coming.stream.whole(), self.writer.take());
-        let is_good =
-            !self.is_query || chunks.as_ref().is_some_and(|chunks| is_good_answer(chunks));
-        if self.lead.is_void() || !is_good {
+    fn store(&self, chunks: &[bytes::Bytes]) {
+        if self.lead.is_void() || self.is_query && !is_good_answer(chunks) {
             return;
         }
         let head = &self.coming.head;
-        let is_whole = chunks.is_some();
-        let body = chunks.map(|chunks| Body::gather(&chunks)).unwrap_or_default();
+        let body = Body::gather(chunks);
         let mut headers = head.headers.clone();
-        measured(&mut headers, head.status, size);
+        measured(&mut headers, head.status, body.size());
         let object =
             Object { status: head.status, headers, body, freshness: head.freshness.clone() };
         let what = What::Object(Arc::new(object));
         let (about, tags, stamp) =
             (Arc::clone(&self.about), self.tags.clone(), self.ticket.stamp());
-        let entry = Entry::new(what, about, tags, stamp);
-        let shelf = &self.lead.cache.shelf;
-        match writer {
-            writer if is_whole => shelf.put_both(&self.key, entry, writer),
-            Some(writer) => shelf.put_on_disk(&self.key, &entry, writer),
-            None => return,
-        }
-        if self.lead.is_void() {
-            // It became so while it was stored.
-            shelf.remove(&self.key);
-        }
+        self.lead.cache.shelf.put(&self.key, Entry::new(what, about, tags, stamp));
     }
 }
 

@@ -80,29 +80,8 @@ impl Asking {
         key
     }
 
-    /// What a stored response is for it; one that was purged softly is stale.
-    pub(super) fn judge(&self, object: Arc<Object>, is_purged: bool, now_ms: u64) -> Found {
-        let (remaining_ms, reuse) = match is_purged {
-            false => {
-                let remaining_ms = object.freshness.remaining_ms(now_ms);
-                (remaining_ms, self.wish.reuse(&object.freshness, now_ms))
-            }
-            true => {
-                let mut freshness = object.freshness.clone();
-                freshness.expire(now_ms);
-                (freshness.remaining_ms(now_ms), self.wish.reuse(&freshness, now_ms))
-            }
-        };
-        match reuse {
-            Reuse::Fresh => Found::Hit { object, remaining_ms: remaining_ms.max(1) },
-            Reuse::WhileAsking => Found::Hit { object, remaining_ms },
-            Reuse::Stale => Found::Stale(object, Forwarded::Stale),
-            Reuse::Asked => Found::Stale(object, Forwarded::Request),
-        }
-    }
-
     /// Narrows the key down to a variant's.
-    pub(super) fn select(&mut self, variants: &Variants, headers: &HeaderMap) {
+    fn select(&mut self, variants: &Variants, headers: &HeaderMap) {
         self.variant = Some(variant_key(&self.primary, variants, headers));
     }
 }
@@ -132,16 +111,35 @@ impl Cache {
             What::Pass(until) if now_ms < *until => return Found::Pass,
             What::Pass(_) | What::Varies(_) => return Found::Miss(miss),
         };
-        asking.judge(object, is_purged, now_ms)
+        let (remaining_ms, reuse) = match is_purged {
+            false => {
+                let remaining_ms = object.freshness.remaining_ms(now_ms);
+                (remaining_ms, asking.wish.reuse(&object.freshness, now_ms))
+            }
+            true => {
+                let mut freshness = object.freshness.clone();
+                freshness.expire(now_ms);
+                (freshness.remaining_ms(now_ms), asking.wish.reuse(&freshness, now_ms))
+            }
+        };
+        match reuse {
+            Reuse::Fresh => Found::Hit { object, remaining_ms: remaining_ms.max(1) },
+            Reuse::WhileAsking => Found::Hit { object, remaining_ms },
+            Reuse::Stale => Found::Stale(object, Forwarded::Stale),
+            Reuse::Asked => Found::Stale(object, Forwarded::Request),
+        }
     }
 
     /// Forgets what is stored for a target, in all its variants.
-    pub(crate) fn invalidate(&self, scope: &CacheScope, authority: &[u8], target: &str) {
-        for scheme in ["http", "https"] {
-            let key = scope.key(scheme, authority, target);
-            // In this order: what is stored meanwhile is either void or removed.
-            self.fills.void(&key);
-            self.shelf.remove(&key);
-        }
+    pub(crate) fn invalidate(
+        &self,
+        scope: &CacheScope,
+        scheme: &str,
+        authority: &[u8],
+        target: &str,
+    ) {
+        let key = scope.key(scheme, authority, target);
+        self.shelf.remove(&key);
+        self.fills.void(&key);
     }
 }

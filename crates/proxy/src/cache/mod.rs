@@ -4,7 +4,6 @@
 //! What may be stored and reused is decided by [`selvedge_cache::policy`]; here is what waits.
 
 mod body;
-mod disk;
 mod fetch;
 mod fills;
 mod handle;
@@ -20,8 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use selvedge_cache::policy::Policy;
 use tokio::time::Instant;
 
-pub(crate) use body::{DiskBody, StoredBody};
-pub use disk::{CacheDisk, DiskCounters};
+pub(crate) use body::StoredBody;
 pub(crate) use fetch::{Fetch, Fetched};
 pub(crate) use fills::{Join, Lead, Outcome};
 pub use handle::CacheHandle;
@@ -39,18 +37,15 @@ use shelf::Shelf;
 pub struct CacheConfig {
     /// Bytes of memory for stored responses; 0 turns the cache off.
     pub memory: u64,
-    /// The largest body that is kept in memory, in bytes. Without a disk it is the largest that is
-    /// stored; what is larger is on disk only.
+    /// The largest body that is stored, in bytes.
     pub max_object: u64,
-    /// Where else responses are stored.
-    pub disk: Option<CacheDisk>,
     /// What is left to a cache to decide.
     pub policy: Policy,
 }
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self { memory: 64 << 20, max_object: 16 << 20, disk: None, policy: Policy::default() }
+        Self { memory: 64 << 20, max_object: 16 << 20, policy: Policy::default() }
     }
 }
 
@@ -66,15 +61,20 @@ pub(crate) struct Cache {
 impl Cache {
     /// None where it is turned off.
     pub(crate) fn new(config: CacheConfig) -> Option<Arc<Self>> {
-        let max_object = config.max_object.min(config.memory / 2);
         (config.memory > 0).then(|| {
-            Arc::new(Self {
-                policy: config.policy,
-                max_object,
-                clock: Clock::new(),
-                shelf: Shelf::new(config.memory, max_object, config.disk),
-                fills: Fills::new(config.memory / 4),
-            })
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Self::at(config, u64::try_from(since.as_millis()).unwrap_or_default())
+        })
+    }
+
+    /// One that begins at a time, in milliseconds since 1970.
+    pub(crate) fn at(config: CacheConfig, began_ms: u64) -> Arc<Self> {
+        Arc::new(Self {
+            policy: config.policy,
+            max_object: config.max_object.min(config.memory / 2),
+            clock: Clock { began_ms, began: Instant::now() },
+            shelf: Shelf::new(config.memory, config.max_object.min(config.memory / 2)),
+            fills: Fills::new(config.memory / 4),
         })
     }
 
@@ -91,11 +91,6 @@ impl Cache {
     pub(crate) async fn sweep(self: Arc<Self>) {
         self.shelf.sweep().await;
     }
-
-    /// Gives the directory on disk to whoever wants it next.
-    pub(crate) async fn close(&self) {
-        self.shelf.close().await;
-    }
 }
 
 /// The time of day as it was at the start, carried on by a clock that does not jump: an age must
@@ -106,14 +101,6 @@ struct Clock {
 }
 
 impl Clock {
-    fn new() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            began_ms: u64::try_from(since.as_millis()).unwrap_or_default(),
-            began: Instant::now(),
-        }
-    }
-
     fn now_ms(&self) -> u64 {
         let passed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or_default();
         self.began_ms + passed

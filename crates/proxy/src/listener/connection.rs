@@ -77,6 +77,26 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// One that is alone, in the clear.
+    #[cfg(test)]
+    pub(crate) fn alone(shared: &Arc<Shared>) -> Arc<Self> {
+        let gate = Arc::new(Semaphore::new(1));
+        let ends = Ends {
+            connections: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        };
+        Arc::new(Self {
+            shared: Arc::clone(shared),
+            peer: SocketAddr::from(([192, 0, 2, 1], 1)),
+            tls: None,
+            certified: None,
+            activity: Arc::new(Activity::new(false)),
+            ends,
+            _permit: gate.try_acquire_owned().expect("nobody else has a permit"),
+        })
+    }
+
     /// Whom a request is from: the peer, or who a trusted proxy says it is for.
     pub(crate) fn address(&self, headers: &HeaderMap) -> SocketAddr {
         match self.shared.trusted.is_empty() {

@@ -8,7 +8,7 @@ use http::header::{HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::upgrade::OnUpgrade;
 use selvedge_cache::object::Object;
-use selvedge_cache::policy::{invalidated, validators};
+use selvedge_cache::policy::{Wish, invalidated, is_lookup, validators};
 use selvedge_cache::status::{CACHE_STATUS, CacheStatus, Forwarded};
 use selvedge_telemetry::Chain;
 use tokio::time::{Instant, timeout};
@@ -77,7 +77,14 @@ impl Asked {
         let authority = self.authority();
         let scheme = self.client.scheme();
         let asking = Asking::of(scope, &self.head, self.body.as_ref(), scheme, &authority);
-        let Some(mut asking) = asking else { return Quick::Ask(None, Found::Pass) };
+        let Some(mut asking) = asking else {
+            return match is_lookup(&self.head.method)
+                && Wish::of(&self.head.headers).only_if_cached()
+            {
+                true => Quick::Answer(Err(not_stored())),
+                false => Quick::Ask(None, Found::Pass),
+            };
+        };
         if matches!(self.query, Query::Cached(..)) {
             asking.primary = self.query_key(scope, &authority, asking.primary);
             asking.is_query = true;
@@ -139,16 +146,14 @@ impl Asked {
             return self.pass(None, Forwarded::Method, &upstream, in_flight).await;
         };
         loop {
-            if let Found::Miss(reason) = found {
-                let headers = &self.head.headers;
-                found = caching.cache.recall(&mut caching.asking, headers, reason).await;
+            let is_hit = matches!(found, Found::Hit { .. });
+            if !is_hit && caching.asking.wish.only_if_cached() {
+                return (self, Err(not_stored()));
             }
             let (stored, reason) = match found {
                 Found::Hit { object, remaining_ms } => {
                     let status = CacheStatus::Hit { remaining_ms };
-                    if remaining_ms <= 0 {
-                        self.ask_behind(caching, &object, &upstream, in_flight);
-                    }
+                    self.ask_behind(caching, &object, &upstream, in_flight);
                     let now_ms = self.cache_now();
                     let answer = self.stored_answer(&object, &status, now_ms);
                     return (self, answer);
@@ -161,9 +166,6 @@ impl Asked {
                 Found::Stale(object, reason) => (Some(object), reason),
                 Found::Miss(reason) => (None, reason),
             };
-            if caching.asking.wish.only_if_cached() {
-                return (self, Err(not_stored()));
-            }
             if stored.is_none() && self.is_far() {
                 return self.pass(Some(&caching), Forwarded::Bypass, &upstream, in_flight).await;
             }
@@ -446,8 +448,9 @@ impl Asked {
         let scope = self.located.route().and_then(|route| route.cache.as_ref());
         let (Some(cache), Some(scope)) = (&self.client.shared.cache, scope) else { return };
         let authority = self.authority();
-        for target in invalidated(&self.head, response.status(), response.headers()) {
-            cache.invalidate(scope, &authority, &target);
+        let scheme = self.client.scheme();
+        for target in invalidated(&self.head, scheme, response.status(), response.headers()) {
+            cache.invalidate(scope, scheme, &authority, &target);
         }
     }
 }

@@ -7,8 +7,6 @@ mod clients;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
-mod disk;
-#[cfg(test)]
 mod downgrade;
 #[cfg(test)]
 mod elsewhere;

@@ -4,7 +4,6 @@ mod alone;
 mod app;
 mod browser;
 mod cache_tests;
-mod disk;
 mod programs;
 
 use std::net::SocketAddr;
