@@ -13,6 +13,11 @@ impl Key {
         Self(Vec::with_capacity(128))
     }
 
+    /// A key as it was stored, of [`Key::as_bytes`].
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+
     /// Adds a component.
     pub fn push(&mut self, component: &[u8]) {
         self.0.extend_from_slice(&(component.len() as u64).to_le_bytes());

@@ -5,6 +5,7 @@ use http::{HeaderMap, StatusCode};
 
 use std::sync::Arc;
 
+use crate::disk;
 use crate::fields::range::Span;
 use crate::policy::Freshness;
 
@@ -16,8 +17,29 @@ const FIELD_OVERHEAD: usize = 104;
 /// The body of a stored response: immutable, and shared by all that send it.
 #[derive(Debug, Clone, Default)]
 pub struct Body {
-    pieces: Arc<[Bytes]>,
+    content: Content,
     size: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    Memory(Arc<[Bytes]>),
+    /// In a box: it is as good as never there, and would make every object larger.
+    Disk(Box<disk::Body>),
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::Memory(Arc::default())
+    }
+}
+
+/// A body that stays on disk. It is for one answer, not to be kept: it holds on to files.
+impl From<disk::Body> for Body {
+    fn from(body: disk::Body) -> Self {
+        let size = body.size();
+        Self { content: Content::Disk(Box::new(body)), size }
+    }
 }
 
 impl Body {
@@ -45,7 +67,23 @@ impl Body {
         if !piece.is_empty() {
             pieces.push(piece.freeze());
         }
-        Self { pieces: pieces.into(), size: size as u64 }
+        Self { content: Content::Memory(pieces.into()), size: size as u64 }
+    }
+
+    /// Where it is to be read, if it is not in memory.
+    pub fn on_disk(&self) -> Option<&disk::Body> {
+        match &self.content {
+            Content::Memory(_) => None,
+            Content::Disk(body) => Some(body),
+        }
+    }
+
+    /// All that is in memory.
+    pub fn pieces(&self) -> &[Bytes] {
+        match &self.content {
+            Content::Memory(pieces) => pieces,
+            Content::Disk(_) => &[],
+        }
     }
 
     /// Bytes in it.
@@ -53,15 +91,15 @@ impl Body {
         self.size
     }
 
-    /// The piece at `index`.
+    /// The piece at `index`, in memory.
     pub fn piece(&self, index: usize) -> Option<&Bytes> {
-        self.pieces.get(index)
+        self.pieces().get(index)
     }
 
-    /// The bytes of a part, without copying them.
+    /// The bytes of a part, without copying them, as far as they are in memory.
     pub fn slices(&self, span: Span) -> impl Iterator<Item = Bytes> + '_ {
         let mut at = 0u64;
-        self.pieces.iter().filter_map(move |piece| {
+        self.pieces().iter().filter_map(move |piece| {
             let (start, end) = (at, at + piece.len() as u64);
             at = end;
             let from = span.start.clamp(start, end) - start;
@@ -94,7 +132,7 @@ impl Object {
             .map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD)
             .sum();
         let body = usize::try_from(self.body.size).unwrap_or(usize::MAX);
-        let pieces = self.body.pieces.len() * size_of::<Bytes>();
+        let pieces = size_of_val(self.body.pieces());
         size_of::<Self>().saturating_add(fields).saturating_add(pieces).saturating_add(body)
     }
 }

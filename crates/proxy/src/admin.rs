@@ -44,6 +44,23 @@ struct CacheDocument {
     hits: u64,
     misses: u64,
     evictions: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<DiskDocument>,
+}
+
+#[derive(Debug, Serialize)]
+struct DiskDocument {
+    /// Its directory is this process's, and was read.
+    ready: bool,
+    entries: usize,
+    bytes: u64,
+    hits: u64,
+    misses: u64,
+    written: u64,
+    /// Not written: too much waited, or the disk had an error.
+    dropped: u64,
+    damaged: u64,
+    errors: u64,
 }
 
 /// An answer: a status, and JSON.
@@ -57,8 +74,9 @@ fn wrong(words: impl std::fmt::Display) -> Answer {
     say(StatusCode::BAD_REQUEST, words)
 }
 
-/// Does what a request asks for. `body` is at most [`MAX_REQUEST`] bytes.
-pub fn answer(
+/// Does what a request asks for. `body` is at most [`MAX_REQUEST`] bytes. A purge is answered when it
+/// is on disk too, if something is stored there.
+pub async fn answer(
     method: &Method,
     path: &str,
     body: &[u8],
@@ -71,7 +89,10 @@ pub fn answer(
     match (method, path) {
         (&Method::GET, "/cache") => counters(cache),
         (&Method::POST, "/purge") => match serde_json::from_slice(body) {
-            Ok(request) => purge(&request, cache, snapshot),
+            Ok(request) => match purge(&request, cache, snapshot) {
+                (status, _) if status.is_success() && !cache.flush().await => unsafely(),
+                answer => answer,
+            },
             Err(error) => wrong(format_args!("the request is no purge: {error}")),
         },
         (_, "/cache" | "/purge") => {
@@ -81,14 +102,36 @@ pub fn answer(
     }
 }
 
+/// What was purged holds here, and may not after a restart.
+fn unsafely() -> Answer {
+    say(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "purged, but that is not on disk yet, and what was purged may be back if this process is \
+         killed: the disk cache has an error (the log says which), or another process still has its \
+         directory. Purge again when `ready` in GET /cache is true and `errors` does not grow",
+    )
+}
+
 fn counters(cache: &CacheHandle) -> Answer {
     let counters = cache.counters();
+    let disk = cache.disk_counters().map(|disk| DiskDocument {
+        ready: disk.ready,
+        entries: disk.entries,
+        bytes: disk.bytes,
+        hits: disk.hits,
+        misses: disk.misses,
+        written: disk.written,
+        dropped: disk.dropped,
+        damaged: disk.damaged,
+        errors: disk.errors,
+    });
     let document = CacheDocument {
         entries: counters.entries,
         bytes: counters.bytes,
         hits: counters.hits,
         misses: counters.misses,
         evictions: counters.evictions,
+        disk,
     };
     match serde_json::to_vec(&document) {
         Ok(json) => (StatusCode::OK, json.into()),

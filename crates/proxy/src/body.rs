@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::Limits;
-use crate::cache::{StoredBody, StreamBody};
+use crate::cache::{DiskBody, StoredBody, StreamBody};
 use crate::encode::Coded;
 use crate::esi::Assembled;
 use crate::files::{Content, FileBody};
@@ -350,6 +350,8 @@ pub(crate) enum Payload {
     Workload(WorkloadBody),
     /// What is stored.
     Stored(StoredBody),
+    /// What is stored on disk; in a box, since most answers are of other kinds.
+    Disk(Box<DiskBody>),
     /// What is on its way into the cache.
     Coming(StreamBody),
     /// What is put together of pieces.
@@ -410,6 +412,7 @@ impl Payload {
         match self {
             Self::Workload(body) => body.failure(),
             Self::Coming(_) => Some("body-closed-early"),
+            Self::Disk(_) => Some("stored-body-damaged"),
             Self::Page(_) => Some("page-broken"),
             Self::Coded(body) => body.inner().failure().or(Some("body-malformed")),
             _ => None,
@@ -435,6 +438,7 @@ impl Body for Payload {
             Self::File(body) => body.poll_chunk(cx).map_ok(Frame::data).map_err(Into::into),
             Self::Workload(body) => body.poll_frame(cx).map_err(Into::into),
             Self::Stored(body) => Poll::Ready(body.next().map(|data| Ok(Frame::data(data)))),
+            Self::Disk(body) => body.poll_data(cx).map_ok(Frame::data).map_err(Into::into),
             Self::Coming(body) => body.poll_data(cx).map_ok(Frame::data).map_err(Into::into),
             Self::Page(body) => Pin::new(body.as_mut()).poll_frame(cx),
             Self::Coded(body) => Pin::new(body.as_mut()).poll_frame(cx),
@@ -448,6 +452,7 @@ impl Body for Payload {
             Self::File(body) => body.remaining() == 0,
             Self::Workload(body) => body.is_end_stream(),
             Self::Stored(body) => body.left() == 0,
+            Self::Disk(body) => body.left() == 0,
             Self::Coming(body) => body.is_end_stream(),
             Self::Page(body) => body.is_end_stream(),
             Self::Coded(body) => body.is_end_stream(),
@@ -461,6 +466,7 @@ impl Body for Payload {
             Self::File(body) => SizeHint::with_exact(body.remaining()),
             Self::Workload(body) => body.size_hint(),
             Self::Stored(body) => SizeHint::with_exact(body.left()),
+            Self::Disk(body) => SizeHint::with_exact(body.left()),
             Self::Coming(_) => SizeHint::default(),
             Self::Page(body) => body.size_hint(),
             Self::Coded(body) => body.size_hint(),

@@ -63,21 +63,26 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use ipnet::IpNet;
 use selvedge_telemetry::access::AccessLog;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use cache::{CacheConfig, CacheHandle, CacheScope, QueryRules};
+pub use cache::{CacheConfig, CacheDisk, CacheHandle, CacheScope, DiskCounters, QueryRules};
 pub use delivery::{Delivery, Encoding};
 pub use limits::Limits;
 pub use listener::{Handle, ListenError, Listener, ListenerState, Listeners, Protocol};
 pub use snapshot::{AppView, Connect, EpochView, RouteTable, RouteView, Snapshot, Stream, Target};
 pub use tls::{ClientAuth, ClientAuthError, Demand, TicketKey, TicketKeyError, TlsPolicy};
 pub use upstream::{Upstream, UpstreamConfig, UpstreamLimits, UpstreamTls};
+
+/// How long the disk cache may take to write what waits when the proxy ends.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a proxy listens and what it tolerates.
 #[derive(Debug, Clone)]
@@ -170,10 +175,28 @@ impl Proxy {
     }
 
     /// Serves until `token` is cancelled, then finishes what is under way, bounded by
-    /// [`Limits::drain_timeout`].
+    /// [`Limits::drain_timeout`]. A directory of the cache is given back as soon as that begins:
+    /// a process that takes over may wait for it.
     pub async fn run(self, token: CancellationToken) {
-        let cache = self.cache.map(|cache| AbortOnDropHandle::new(tokio::spawn(cache.sweep())));
-        self.server.run(token).await;
-        drop(cache);
+        let Some(cache) = self.cache else { return self.server.run(token).await };
+        let sweeping = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&cache).sweep()));
+        let ended = CancellationToken::new();
+        let serving = async {
+            self.server.run(token.clone()).await;
+            ended.cancel();
+        };
+        let closing = async {
+            tokio::select! {
+                () = token.cancelled() => {}
+                // It has ended by itself.
+                () = ended.cancelled() => {}
+            }
+            // A disk that hangs must not keep the process.
+            if timeout(DISK_PATIENCE, cache.close()).await.is_err() {
+                tracing::warn!("the disk cache takes too long to close, and is left as it is");
+            }
+        };
+        tokio::join!(serving, closing);
+        drop(sweeping);
     }
 }

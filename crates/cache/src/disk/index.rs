@@ -67,6 +67,12 @@ impl Index {
         Some(*entry)
     }
 
+    /// What a hash holds, if it is at this place.
+    pub(super) fn at(&self, hash: u64, place: Place) -> Option<Entry> {
+        let same = |entry: &Entry| entry.hash == hash && entry.place == place;
+        self.entries.find(hash, same).copied()
+    }
+
     pub(super) fn contains(&self, hash: u64) -> bool {
         self.entries.find(hash, |entry| entry.hash == hash).is_some()
     }
@@ -201,9 +207,11 @@ impl Index {
         entries.collect()
     }
 
-    /// Drops a segment with all that needs it.
-    pub(super) fn drop_segment(&mut self, id: u32) {
-        let Some(live) = self.segments.remove(&id) else { return };
+    /// Drops a segment with all that needs it. Its file is the caller's to remove, without a lock:
+    /// that may take long.
+    #[must_use]
+    pub(super) fn drop_segment(&mut self, id: u32) -> Option<Arc<Segment>> {
+        let live = self.segments.remove(&id)?;
         for hash in live.hashes {
             let same = |entry: &Entry| entry.hash == hash && entry.first == id;
             if let Ok(entry) = self.entries.find_entry(hash, same) {
@@ -213,20 +221,21 @@ impl Index {
         if self.entries.capacity() > 1024 + 4 * self.entries.len() {
             self.entries.shrink_to(2 * self.entries.len(), |entry| entry.hash);
         }
-        live.segment.unlink();
         self.retired.push(Arc::downgrade(&live.segment));
+        Some(live.segment)
     }
 
-    /// Drops everything, and stays closed until it is opened again.
-    pub(super) fn clear(&mut self) {
+    /// Drops everything, and stays closed until it is opened again. The files are the caller's to
+    /// remove.
+    #[must_use]
+    pub(super) fn clear(&mut self) -> Vec<Arc<Segment>> {
         self.ready = false;
         self.pending.clear();
         self.entries.clear();
         let ids: Vec<u32> = self.segments.keys().copied().collect();
-        for id in ids {
-            self.drop_segment(id);
-        }
+        let dropped = ids.into_iter().filter_map(|id| self.drop_segment(id)).collect();
         self.owed.clear();
+        dropped
     }
 
     /// Lets go of all files, which stay.

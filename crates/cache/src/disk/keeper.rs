@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::index::Entry;
+use super::index::{Entry, Index};
 use super::queue::Popped;
 use super::read::places;
 use super::record::{Front, Object, Place};
 use super::recover;
 use super::segment::Segment;
-use super::write::{Finished, Write};
+use super::write::{Finished, Renewed, Write};
 use super::{Shared, total};
 use crate::purge::{JournalError, Stamp};
 
@@ -58,7 +58,7 @@ impl Keeper {
         }
         self.shared.purger.detach();
         self.shared.index().close();
-        self.shared.reads.close();
+        // What was found before may still be read.
         self.shared.writes.close();
         // Whoever waits for an answer learns that there is none.
         while let Popped::Job(_) = self.shared.writes.pop(Duration::ZERO) {}
@@ -107,7 +107,7 @@ impl Keeper {
             shared.index().open();
             // The capacity may be less than it was.
             if let Some(Some(last)) = self.make_room(0) {
-                shared.index().drop_segment(last.id);
+                self.drop_segment(last.id);
             }
         }
     }
@@ -117,7 +117,9 @@ impl Keeper {
         self.current = None;
         self.open.clear();
         let shared = self.shared.clone();
-        shared.index().clear();
+        let dropped = shared.index().clear();
+        dropped.iter().for_each(|segment| segment.unlink());
+        drop(dropped);
         if self.paused.is_some_and(|until| Instant::now() < until) {
             return;
         }
@@ -147,6 +149,7 @@ impl Keeper {
             match self.shared.writes.pop(TICK) {
                 Popped::Job(Write::Chunk { id, parts }) => self.chunk(id, parts),
                 Popped::Job(Write::Object(finished)) => self.object(finished),
+                Popped::Job(Write::Renew(renewed)) => self.renew(renewed),
                 Popped::Job(Write::Abandon { id }) => drop(self.open.remove(&id)),
                 Popped::Job(Write::Flush(reply)) => {
                     let _ = reply.send(self.tick());
@@ -181,6 +184,7 @@ impl Keeper {
             match self.shared.writes.pop(Duration::ZERO) {
                 Popped::Job(Write::Chunk { id, parts }) => self.chunk(id, parts),
                 Popped::Job(Write::Object(finished)) => self.object(finished),
+                Popped::Job(Write::Renew(renewed)) => self.renew(renewed),
                 Popped::Job(_) => {}
                 Popped::Nothing | Popped::Closed => return,
             }
@@ -246,6 +250,25 @@ impl Keeper {
             self.shared.counts.written.fetch_add(1, Ordering::Relaxed);
         } else {
             index.owe(vec![entry.place]);
+        }
+    }
+
+    /// Writes an object's record anew, and leaves its chunks where they are.
+    fn renew(&mut self, renewed: Renewed) {
+        let Renewed { key, body, meta, stamp } = renewed;
+        let Some((id, hash, place, table)) = body.parts() else { return };
+        let Some(old) = self.shared.index().at(hash, place) else { return };
+        let payload = [meta.clone(), encode(table)];
+        let size = body.size();
+        let parts = Parts { key: &key, stamp, size, meta: meta.len() as u32, table };
+        match self.append_object(&parts, id, hash, &payload) {
+            Some(new) => {
+                let generation = Stamp::from_u64(stamp).generation().as_u64();
+                let new = Entry { used: true, ..new };
+                self.shared.index().replace(old, new, generation);
+            }
+            // As it was it must not be used: what was said of it since is not known of it.
+            None => self.shared.index().remove_at(hash, place),
         }
     }
 
@@ -315,7 +338,7 @@ impl Keeper {
         }
         if let Some(victim) = kept {
             self.keep_used(&victim);
-            self.shared.index().drop_segment(victim.id);
+            self.drop_segment(victim.id);
         }
         Some(id)
     }
@@ -325,20 +348,31 @@ impl Keeper {
     fn make_room(&mut self, bytes: u64) -> Option<Option<Arc<Segment>>> {
         let most = self.shared.options.capacity.saturating_sub(bytes);
         let files = self.shared.options.capacity / self.shared.options.segment_bytes() * 4;
-        let mut index = self.shared.index();
-        let mut full = index.bytes() > most || index.segments() as u64 >= files;
-        while full {
+        let full = |index: &mut Index, less: u64| {
+            index.bytes().saturating_sub(less) > most || index.segments() as u64 > files
+        };
+        if !full(&mut self.shared.index(), 0) && (self.shared.index().segments() as u64) < files {
+            return Some(None);
+        }
+        loop {
+            let mut index = self.shared.index();
             let victim = index.oldest_segment()?;
-            let left = index.bytes().saturating_sub(victim.length());
-            full = left > most || index.segments() as u64 > files;
-            if !full {
+            if !full(&mut index, victim.length()) {
                 return Some(Some(victim));
             }
+            drop(index);
             let id = victim.id;
             drop(victim);
-            index.drop_segment(id);
+            self.drop_segment(id);
         }
-        Some(None)
+    }
+
+    /// Drops a segment, and its file.
+    fn drop_segment(&self, id: u32) {
+        let dropped = self.shared.index().drop_segment(id);
+        if let Some(segment) = dropped {
+            segment.unlink();
+        }
     }
 
     /// Writes again what lies in a segment that is about to be dropped and was asked for, up to
@@ -395,9 +429,9 @@ impl Keeper {
         self.shared.failed(what, error);
         self.current = None;
         self.paused = Some(Instant::now() + self.shared.options.pause);
-        let mut index = self.shared.index();
-        if let Some(oldest) = index.oldest_segment() {
-            index.drop_segment(oldest.id);
+        let oldest = self.shared.index().oldest_segment();
+        if let Some(oldest) = oldest {
+            self.drop_segment(oldest.id);
         }
     }
 }

@@ -45,15 +45,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::purge::{Generation, Purger, Stamp};
 use index::Index;
 use queue::Queue;
 pub use read::{Body, Found};
 use read::{Get, Read};
-use write::Write;
 pub use write::Writer;
+use write::{Renewed, Write};
 
 /// Bytes of a chunk. A body that is not longer lies in its object's record.
 pub const CHUNK: usize = 512 << 10;
@@ -68,6 +68,8 @@ const LEAST_CAPACITY: u64 = 64 << 20;
 const MOST_WRITES: usize = 1024;
 const MOST_JOBS: usize = 8192;
 const MOST_READS: usize = 1024;
+/// Chunks that may be in memory while slow readers take them.
+const MOST_ROOMS: usize = 256;
 
 /// Says what becomes of an object that is about to be written again because it is asked for: it is
 /// given its description and its stamp, and gives the stamp to keep, or nothing for one that is
@@ -172,6 +174,8 @@ struct Shared {
     index: Mutex<Index>,
     writes: Queue<Write>,
     reads: Queue<Read>,
+    /// For chunks that readers keep for a while.
+    rooms: Arc<Semaphore>,
     /// Of the next object. Begins at the time, so that no two processes use the same.
     next_id: AtomicU64,
     counts: Counts,
@@ -245,6 +249,7 @@ impl Disk {
         let shared = Arc::new(Shared {
             writes: Queue::new(MOST_JOBS, options.queue),
             reads: Queue::new(MOST_READS, usize::MAX),
+            rooms: Arc::new(Semaphore::new(MOST_ROOMS)),
             options,
             purger,
             secret: RandomState::new(),
@@ -303,6 +308,17 @@ impl Disk {
         Writer::begin(&self.shared, key, generation)
     }
 
+    /// Describes the object at `key` anew: `body` is its body, in chunks, and stays where it is.
+    /// Whether this is on its way. It comes to nothing if the object has gone meanwhile.
+    pub fn renew(&self, key: &[u8], body: &Body, meta: Bytes, stamp: &Stamp) -> bool {
+        if meta.len() > MOST_META_BYTES || body.whole().is_some() {
+            return false;
+        }
+        let bytes = meta.len();
+        let renewed = Renewed { key: key.into(), body: body.clone(), meta, stamp: stamp.as_u64() };
+        self.shared.writes.push(Write::Renew(renewed), bytes)
+    }
+
     /// Removes the object at `key`. A write of one that has begun will not end.
     pub fn remove(&self, key: &[u8]) {
         let hash = self.shared.hash(key);
@@ -323,7 +339,7 @@ impl Disk {
     }
 
     /// Writes what waits, and gives the directory back, for example to the process that takes over.
-    /// Everything is a miss from then on.
+    /// Everything is a miss from then on; bodies that were found before can be read to their end.
     pub async fn close(&self) {
         let (reply, answer) = oneshot::channel();
         if self.shared.writes.push_small(Write::Close(reply)) {

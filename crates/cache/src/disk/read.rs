@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::queue::Popped;
 use super::record::{Front, Place};
@@ -82,6 +82,29 @@ impl Body {
     /// Bytes in it.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// All of it, where it is no longer than a chunk: then it was read when it was found.
+    pub fn whole(&self) -> Option<&Bytes> {
+        match &self.content {
+            Content::Whole(bytes) => Some(bytes),
+            Content::Chunks(_) => None,
+        }
+    }
+
+    /// Room in memory for a chunk that is kept for as long as a client takes to read it. None when
+    /// many are kept already: then a reader should copy the little that it needs now.
+    pub fn room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.pin.shared.rooms).try_acquire_owned().ok()
+    }
+
+    /// What it is, for the thread that writes: the object's number, hash and place, and the places
+    /// of its chunks.
+    pub(super) fn parts(&self) -> Option<(u64, u64, Place, &[Place])> {
+        match &self.content {
+            Content::Whole(_) => None,
+            Content::Chunks(places) => Some((self.pin.id, self.pin.hash, self.pin.place, places)),
+        }
     }
 
     /// The first bytes of a part of it: all of the part, or what one chunk holds of it. Nothing:

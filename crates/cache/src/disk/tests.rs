@@ -250,6 +250,40 @@ async fn what_is_held_is_read_to_its_end_and_its_marks_are_kept() {
 }
 
 #[tokio::test]
+async fn a_description_is_renewed_and_the_chunks_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let (small, large) = (body(1, 1000), body(2, 3 * CHUNK + 1));
+    {
+        let disk = open(directory.path()).await;
+        put(&disk, "small", &small).await;
+        put(&disk, "large", &large).await;
+        let stamp = disk.shared.purger.ticket().stamp();
+        let bytes = disk.counters().bytes;
+        let found = disk.get(b"small").await.unwrap();
+        assert!(!disk.renew(b"small", &found.body, Bytes::from("new"), &stamp));
+        let found = disk.get(b"large").await.unwrap();
+        assert!(disk.renew(b"large", &found.body, Bytes::from("new"), &stamp));
+        // It is about what was there then.
+        assert!(disk.renew(b"large", &found.body, Bytes::from("newer"), &stamp));
+        assert!(disk.flush().await);
+        assert!(disk.counters().bytes < bytes + 1000, "chunks are not written again");
+        assert_eq!(disk.get(b"large").await.unwrap().meta, "new");
+        disk.close().await;
+        assert!(disk.get(b"large").await.is_none());
+        assert_eq!(read(&found.body, 0..found.body.size()).await.unwrap(), large);
+    }
+    let disk = open(directory.path()).await;
+    let found = disk.get(b"large").await.unwrap();
+    assert_eq!(found.meta, "new");
+    assert_eq!(read(&found.body, 0..found.body.size()).await.unwrap(), large);
+    disk.remove(b"large");
+    let stamp = disk.shared.purger.ticket().stamp();
+    assert!(disk.renew(b"large", &found.body, Bytes::from("late"), &stamp));
+    assert!(disk.flush().await);
+    assert!(disk.get(b"large").await.is_none(), "what was removed is not brought back");
+}
+
+#[tokio::test]
 async fn purges_hold_over_restarts() {
     let directory = tempfile::tempdir().unwrap();
     let keys = ["hard", "soft", "left"];

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::sync::oneshot;
 
+use super::read::Body;
 use super::{CHUNK, MOST_KEY_BYTES, MOST_META_BYTES, MOST_WRITES, Shared};
 use crate::purge::{Generation, Stamp};
 
@@ -23,6 +24,8 @@ pub(super) enum Write {
     },
     /// Write the object itself.
     Object(Finished),
+    /// Write anew what describes an object.
+    Renew(Renewed),
     /// No more comes of an object.
     Abandon {
         id: u64,
@@ -44,6 +47,14 @@ pub(super) struct Finished {
     pub(super) chunks: usize,
     /// The rest of the body: a chunk more, or all of it.
     pub(super) rest: Vec<Bytes>,
+}
+
+/// An object whose description is another, and whose chunks stay.
+pub(super) struct Renewed {
+    pub(super) key: Box<[u8]>,
+    pub(super) body: Body,
+    pub(super) meta: Bytes,
+    pub(super) stamp: u64,
 }
 
 /// An object on its way to the disk. Dropping it before it is finished abandons it.
@@ -120,6 +131,11 @@ impl Writer {
             }
         }
         self.good
+    }
+
+    /// Bytes of the body so far.
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     fn join(&mut self) {

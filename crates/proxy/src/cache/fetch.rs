@@ -9,6 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use http::header::{CONTENT_LENGTH, DATE, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+use selvedge_cache::disk::Writer;
 use selvedge_cache::key::Key;
 use selvedge_cache::object::{Body, Object};
 use selvedge_cache::policy::{
@@ -164,11 +165,12 @@ impl Answered {
         if self.asking.is_query && !graphql::may_store(status, response.headers()) {
             decided = Err(NoStore::Status);
         }
-        let too_large = length.is_some_and(|length| length > cache.max_object);
+        let largest = cache.max_object.max(cache.shelf.max_on_disk);
+        let too_large = length.is_some_and(|length| length > largest);
         match decided {
             Ok(freshness) if !too_large && !self.lead.is_void() => {
                 match Tags::of(response.headers()) {
-                    Ok(tags) => self.coming(response, freshness, tags),
+                    Ok(tags) => self.coming(response, freshness, tags, length),
                     // A purge would miss it.
                     Err(_) => self.alone(response, None),
                 }
@@ -220,7 +222,14 @@ impl Answered {
                 let entry = Entry::new(what, about, tags.unwrap_or_default(), stamp);
                 // It may depend on more than it did.
                 let (key, _) = self.place(&object.headers);
-                cache.shelf.put(&key, entry);
+                match object.body.on_disk() {
+                    Some(body) if key == *self.asking.key() => {
+                        cache.shelf.renew(&key, &entry, body);
+                    }
+                    // Its place is another now. It comes there when it is asked for again.
+                    Some(_) => {}
+                    None => cache.shelf.put(&key, entry),
+                }
             }
             false => cache.shelf.remove(self.asking.key()),
         }
@@ -245,7 +254,13 @@ impl Answered {
     }
 
     /// A response that may be stored: it goes to the cache and to who asked at once.
-    fn coming(self, response: Response<WorkloadBody>, freshness: Freshness, tags: Tags) -> Fetched {
+    fn coming(
+        self,
+        response: Response<WorkloadBody>,
+        freshness: Freshness,
+        tags: Tags,
+        length: Option<u64>,
+    ) -> Fetched {
         let cache = Arc::clone(&self.lead.cache);
         let (key, variant) = self.place(response.headers());
         let (head, body) = response.into_parts();
@@ -253,6 +268,10 @@ impl Answered {
         trim(&cache.policy, &mut headers);
         let status = head.status;
         let shareable = freshness.remaining_ms(self.times.received_ms) > 0 && !freshness.must_ask();
+        let writer = cache.shelf.writer(&key, self.ticket.generation());
+        if writer.is_none() && length.is_some_and(|length| length > cache.max_object) {
+            return self.alone(Response::from_parts(head, body), None);
+        }
         let object = Object { status, headers, body: Body::default(), freshness };
         let stream = Arc::new(Stream::default());
         let coming = Arc::new(Coming { head: object, variant, stream: Arc::clone(&stream) });
@@ -273,7 +292,8 @@ impl Answered {
         };
         let Self { lead, about, ticket, asking, .. } = self;
         let is_query = asking.is_query;
-        let filling = Filling { lead, key, about, tags, ticket, coming, is_query, gathered: 0 };
+        let filling =
+            Filling { lead, key, about, tags, ticket, coming, writer, is_query, gathered: 0 };
         tokio::spawn(filling.run(body));
         Fetched::Coming(Response::from_parts(head, reader), status)
     }
@@ -292,6 +312,8 @@ struct Filling {
     tags: Tags,
     ticket: Ticket,
     coming: Arc<Coming>,
+    /// To the disk, if that takes it.
+    writer: Option<Writer>,
     /// It is stored only if it is an answer without errors.
     is_query: bool,
     /// Bytes that are counted as gathered.
@@ -303,7 +325,7 @@ impl Filling {
         let stream = Arc::clone(&self.coming.stream);
         let mut size = 0u64;
         loop {
-            if !poll_fn(|cx| stream.poll_room(cx)).await {
+            if !poll_fn(|cx| stream.poll_room(cx)).await && self.writer.is_none() {
                 // Nobody reads what is not kept.
                 return;
             }
@@ -312,6 +334,7 @@ impl Filling {
                     // Trailers are not stored (RFC 9111, section 3.1), and so not shared.
                     let Ok(chunk) = frame.into_data() else { continue };
                     size += chunk.len() as u64;
+                    self.write(&chunk);
                     self.count(size, chunk.len() as u64);
                     stream.push(chunk);
                 }
@@ -319,13 +342,24 @@ impl Filling {
                 None => break,
             }
         }
-        if let Some(chunks) = stream.whole() {
-            self.store(&chunks);
-        }
+        self.store(size);
         stream.end(Ok(()));
     }
 
-    /// Counts what came, and gives up storing what is too large.
+    /// Gives what came to the disk, for as long as that takes it.
+    fn write(&mut self, chunk: &bytes::Bytes) {
+        let Some(writer) = &mut self.writer else { return };
+        let largest = self.lead.cache.shelf.max_on_disk;
+        let taken = writer.size() + chunk.len() as u64 <= largest && writer.push(chunk.clone());
+        if !taken {
+            self.writer = None;
+            if self.gathered == u64::MAX {
+                self.lead.over(Outcome::Alone);
+            }
+        }
+    }
+
+    /// Counts what came, and gives up keeping in memory what is too large.
     fn count(&mut self, size: u64, bytes: u64) {
         let cache = &self.lead.cache;
         if self.gathered == u64::MAX {
@@ -336,25 +370,46 @@ impl Filling {
         if !fits {
             cache.fills.release(self.gathered);
             self.gathered = u64::MAX;
-            self.lead.over(Outcome::Alone);
+            if self.is_query {
+                // Whether it may be stored shows when it is whole.
+                self.writer = None;
+            }
+            // Those who ask while it goes to disk go out for themselves, and leave it to that.
+            if self.writer.is_none() {
+                self.lead.over(Outcome::Alone);
+            }
             self.coming.stream.window();
         }
     }
 
-    fn store(&self, chunks: &[bytes::Bytes]) {
-        if self.lead.is_void() || self.is_query && !is_good_answer(chunks) {
+    fn store(&mut self, size: u64) {
+        let (chunks, writer) = (self.coming.stream.whole(), self.writer.take());
+        let is_good =
+            !self.is_query || chunks.as_ref().is_some_and(|chunks| is_good_answer(chunks));
+        if self.lead.is_void() || !is_good {
             return;
         }
         let head = &self.coming.head;
-        let body = Body::gather(chunks);
+        let is_whole = chunks.is_some();
+        let body = chunks.map(|chunks| Body::gather(&chunks)).unwrap_or_default();
         let mut headers = head.headers.clone();
-        measured(&mut headers, head.status, body.size());
+        measured(&mut headers, head.status, size);
         let object =
             Object { status: head.status, headers, body, freshness: head.freshness.clone() };
         let what = What::Object(Arc::new(object));
         let (about, tags, stamp) =
             (Arc::clone(&self.about), self.tags.clone(), self.ticket.stamp());
-        self.lead.cache.shelf.put(&self.key, Entry::new(what, about, tags, stamp));
+        let entry = Entry::new(what, about, tags, stamp);
+        let shelf = &self.lead.cache.shelf;
+        match writer {
+            writer if is_whole => shelf.put_both(&self.key, entry, writer),
+            Some(writer) => shelf.put_on_disk(&self.key, &entry, writer),
+            None => return,
+        }
+        if self.lead.is_void() {
+            // It became so while it was stored.
+            shelf.remove(&self.key);
+        }
     }
 }
 

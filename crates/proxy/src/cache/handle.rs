@@ -5,7 +5,7 @@ use std::sync::Arc;
 use selvedge_cache::purge::{Kind, Scope};
 use selvedge_cache::store::Counters;
 
-use super::{Cache, CacheScope};
+use super::{Cache, CacheScope, DiskCounters};
 
 /// The cache of a proxy that serves. Cheap to clone.
 #[derive(Clone)]
@@ -34,7 +34,22 @@ impl CacheHandle {
         self.0.shelf.purger.purge(scope.app(), &url, kind);
     }
 
-    /// What is stored, and how often something was found.
+    /// Waits until what was purged before survives a restart, and a loss of power. Whether it does:
+    /// not while the disk has an error, or belongs to another process.
+    pub async fn flush(&self) -> bool {
+        match &self.0.shelf.disk {
+            Some(disk) => disk.flush().await,
+            // Nothing survives.
+            None => true,
+        }
+    }
+
+    /// What is on disk, if that is used, and how often something was found there.
+    pub fn disk_counters(&self) -> Option<DiskCounters> {
+        self.0.shelf.disk.as_ref().map(selvedge_cache::disk::Disk::counters)
+    }
+
+    /// What is stored in memory, and how often something was found.
     pub fn counters(&self) -> Counters {
         self.0.shelf.counters()
     }

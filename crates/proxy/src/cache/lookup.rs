@@ -80,8 +80,29 @@ impl Asking {
         key
     }
 
+    /// What a stored response is for it; one that was purged softly is stale.
+    pub(super) fn judge(&self, object: Arc<Object>, is_purged: bool, now_ms: u64) -> Found {
+        let (remaining_ms, reuse) = match is_purged {
+            false => {
+                let remaining_ms = object.freshness.remaining_ms(now_ms);
+                (remaining_ms, self.wish.reuse(&object.freshness, now_ms))
+            }
+            true => {
+                let mut freshness = object.freshness.clone();
+                freshness.expire(now_ms);
+                (freshness.remaining_ms(now_ms), self.wish.reuse(&freshness, now_ms))
+            }
+        };
+        match reuse {
+            Reuse::Fresh => Found::Hit { object, remaining_ms: remaining_ms.max(1) },
+            Reuse::WhileAsking => Found::Hit { object, remaining_ms },
+            Reuse::Stale => Found::Stale(object, Forwarded::Stale),
+            Reuse::Asked => Found::Stale(object, Forwarded::Request),
+        }
+    }
+
     /// Narrows the key down to a variant's.
-    fn select(&mut self, variants: &Variants, headers: &HeaderMap) {
+    pub(super) fn select(&mut self, variants: &Variants, headers: &HeaderMap) {
         self.variant = Some(variant_key(&self.primary, variants, headers));
     }
 }
@@ -111,23 +132,7 @@ impl Cache {
             What::Pass(until) if now_ms < *until => return Found::Pass,
             What::Pass(_) | What::Varies(_) => return Found::Miss(miss),
         };
-        let (remaining_ms, reuse) = match is_purged {
-            false => {
-                let remaining_ms = object.freshness.remaining_ms(now_ms);
-                (remaining_ms, asking.wish.reuse(&object.freshness, now_ms))
-            }
-            true => {
-                let mut freshness = object.freshness.clone();
-                freshness.expire(now_ms);
-                (freshness.remaining_ms(now_ms), asking.wish.reuse(&freshness, now_ms))
-            }
-        };
-        match reuse {
-            Reuse::Fresh => Found::Hit { object, remaining_ms: remaining_ms.max(1) },
-            Reuse::WhileAsking => Found::Hit { object, remaining_ms },
-            Reuse::Stale => Found::Stale(object, Forwarded::Stale),
-            Reuse::Asked => Found::Stale(object, Forwarded::Request),
-        }
+        asking.judge(object, is_purged, now_ms)
     }
 
     /// Forgets what is stored for a target, in all its variants.
@@ -139,7 +144,8 @@ impl Cache {
         target: &str,
     ) {
         let key = scope.key(scheme, authority, target);
-        self.shelf.remove(&key);
+        // In this order: what is stored meanwhile is either void or removed.
         self.fills.void(&key);
+        self.shelf.remove(&key);
     }
 }

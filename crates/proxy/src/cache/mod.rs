@@ -4,6 +4,7 @@
 //! What may be stored and reused is decided by [`selvedge_cache::policy`]; here is what waits.
 
 mod body;
+mod disk;
 mod fetch;
 mod fills;
 mod handle;
@@ -19,7 +20,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use selvedge_cache::policy::Policy;
 use tokio::time::Instant;
 
-pub(crate) use body::StoredBody;
+pub(crate) use body::{DiskBody, StoredBody};
+pub use disk::{CacheDisk, DiskCounters};
 pub(crate) use fetch::{Fetch, Fetched};
 pub(crate) use fills::{Join, Lead, Outcome};
 pub use handle::CacheHandle;
@@ -37,15 +39,18 @@ use shelf::Shelf;
 pub struct CacheConfig {
     /// Bytes of memory for stored responses; 0 turns the cache off.
     pub memory: u64,
-    /// The largest body that is stored, in bytes.
+    /// The largest body that is kept in memory, in bytes. Without a disk it is the largest that is
+    /// stored; what is larger is on disk only.
     pub max_object: u64,
+    /// Where else responses are stored.
+    pub disk: Option<CacheDisk>,
     /// What is left to a cache to decide.
     pub policy: Policy,
 }
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self { memory: 64 << 20, max_object: 16 << 20, policy: Policy::default() }
+        Self { memory: 64 << 20, max_object: 16 << 20, disk: None, policy: Policy::default() }
     }
 }
 
@@ -69,11 +74,12 @@ impl Cache {
 
     /// One that begins at a time, in milliseconds since 1970.
     pub(crate) fn at(config: CacheConfig, began_ms: u64) -> Arc<Self> {
+        let max_object = config.max_object.min(config.memory / 2);
         Arc::new(Self {
             policy: config.policy,
-            max_object: config.max_object.min(config.memory / 2),
+            max_object,
             clock: Clock { began_ms, began: Instant::now() },
-            shelf: Shelf::new(config.memory, config.max_object.min(config.memory / 2)),
+            shelf: Shelf::new(config.memory, max_object, config.disk),
             fills: Fills::new(config.memory / 4),
         })
     }
@@ -90,6 +96,11 @@ impl Cache {
     /// Removes what has been purged, for ever.
     pub(crate) async fn sweep(self: Arc<Self>) {
         self.shelf.sweep().await;
+    }
+
+    /// Gives the directory on disk to whoever wants it next.
+    pub(crate) async fn close(&self) {
+        self.shelf.close().await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Answers made of stored responses.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, RandomState};
 
 use bytes::Bytes;
 use http::header::{
@@ -12,7 +13,8 @@ use selvedge_cache::Span;
 use selvedge_cache::object::Object;
 use selvedge_cache::policy::{Answer, answer, not_modified, partial};
 
-use super::{StoredBody, StreamBody};
+use super::body::Piece;
+use super::{DiskBody, StoredBody, StreamBody};
 use crate::body::Payload;
 use crate::pages::Fault;
 
@@ -33,7 +35,10 @@ pub(crate) fn respond(
             *response.status_mut() = object.status;
             *response.headers_mut() = object.headers.clone();
             if method != Method::HEAD && size > 0 {
-                *response.body_mut() = Payload::Stored(StoredBody::whole(object.body.clone()));
+                *response.body_mut() = match object.body.on_disk() {
+                    None => Payload::Stored(StoredBody::whole(object.body.clone())),
+                    Some(body) => Payload::Disk(Box::new(DiskBody::whole(body.clone()))),
+                };
             }
         }
         Answer::NotModified => {
@@ -44,7 +49,7 @@ pub(crate) fn respond(
         Answer::Parts(spans) => {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             *response.headers_mut() = object.headers.clone();
-            *response.body_mut() = Payload::Stored(parts(object, &spans, response.headers_mut()));
+            *response.body_mut() = parts(object, &spans, response.headers_mut());
         }
         Answer::Unsatisfiable => return Err(unsatisfiable(size)),
     }
@@ -121,16 +126,16 @@ fn unsatisfiable(size: u64) -> Fault {
 }
 
 /// Parts of a body: one as it is, several with what tells them apart (RFC 9110, section 14.6).
-fn parts(object: &Object, spans: &[Span], headers: &mut HeaderMap) -> StoredBody {
+fn parts(object: &Object, spans: &[Span], headers: &mut HeaderMap) -> Payload {
     let size = object.body.size();
     let mut pieces = VecDeque::new();
     if let [span] = spans {
         if let Ok(range) = HeaderValue::try_from(partial(*span, size)) {
             headers.insert(CONTENT_RANGE, range);
         }
-        pieces.extend(object.body.slices(*span));
+        pieces.push_back(Piece::Part(*span));
     } else {
-        let boundary = boundary(object, spans);
+        let boundary = boundary();
         let kind = headers.get(CONTENT_TYPE).cloned();
         for span in spans {
             let mut head = format!("\r\n--{boundary}\r\n").into_bytes();
@@ -141,28 +146,28 @@ fn parts(object: &Object, spans: &[Span], headers: &mut HeaderMap) -> StoredBody
             }
             let range = format!("content-range: {}\r\n\r\n", partial(*span, size));
             head.extend_from_slice(range.as_bytes());
-            pieces.push_back(Bytes::from(head));
-            pieces.extend(object.body.slices(*span));
+            pieces.push_back(Piece::Between(Bytes::from(head)));
+            pieces.push_back(Piece::Part(*span));
         }
-        pieces.push_back(Bytes::from(format!("\r\n--{boundary}--\r\n")));
+        pieces.push_back(Piece::Between(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
         let kind = format!("multipart/byteranges; boundary={boundary}");
         if let Ok(kind) = HeaderValue::try_from(kind) {
             headers.insert(CONTENT_TYPE, kind);
         }
     }
-    let body = StoredBody::parts(pieces);
-    headers.insert(CONTENT_LENGTH, body.left().into());
-    body
+    headers.insert(CONTENT_LENGTH, pieces.iter().map(Piece::bytes).sum::<u64>().into());
+    if let Some(body) = object.body.on_disk() {
+        return Payload::Disk(Box::new(DiskBody::parts(body.clone(), pieces)));
+    }
+    let bytes = pieces.into_iter().flat_map(|piece| match piece {
+        Piece::Between(bytes) => vec![bytes],
+        Piece::Part(span) => object.body.slices(span).collect(),
+    });
+    Payload::Stored(StoredBody::parts(bytes.collect()))
 }
 
-/// What separates parts: a digest of the body's own bytes, which nobody can have put into them.
-fn boundary(object: &Object, spans: &[Span]) -> String {
-    use sha2::{Digest as _, Sha256};
-    let mut digest = Sha256::new();
-    for span in spans {
-        for bytes in object.body.slices(*span) {
-            digest.update(&bytes);
-        }
-    }
-    hex::encode(digest.finalize().get(..15).unwrap_or_default())
+/// What separates parts: at random, so that nobody can have put it into them.
+fn boundary() -> String {
+    let secret = RandomState::new();
+    format!("{:016x}{:016x}", secret.hash_one(0u8), secret.hash_one(1u8))
 }

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName};
+use selvedge_cache::disk::{Disk, Writer};
 use selvedge_cache::key::Key;
 use selvedge_cache::object::Object;
-use selvedge_cache::purge::{self, Labels, Purgeable, Purger, Stamp, Sweeper, Tags, Verdict};
+use selvedge_cache::purge::{
+    self, Generation, Labels, Purgeable, Purger, Stamp, Sweeper, Tags, Verdict,
+};
 use selvedge_cache::store::{Cost, Counters, Limits, Memory};
 
 use super::CacheScope;
+use super::disk::{CacheDisk, Changes};
 
 /// Objects that the sweeper looks at before it lets others have the thread.
 const SWEEP_STEP: usize = 256;
@@ -46,17 +50,18 @@ pub(super) enum What {
 #[derive(Debug, Clone)]
 pub(super) struct Variants {
     pub(super) names: Box<[HeaderName]>,
-    /// Another one each time: variants that were invalid once are never found again.
+    /// Another one each time, and in each process: variants that were invalid once are never found
+    /// again.
     pub(super) generation: u64,
 }
 
 /// What was asked for, as far as purges tell it apart.
 #[derive(Debug)]
 pub(crate) struct About {
-    app: Box<[u8]>,
+    pub(super) app: Box<[u8]>,
     pub(super) url: Key,
-    host: Box<str>,
-    path: Box<str>,
+    pub(super) host: Box<[u8]>,
+    pub(super) path: Box<[u8]>,
     /// Of what is no response.
     no_fields: HeaderMap,
 }
@@ -67,10 +72,15 @@ impl About {
         Arc::new(Self {
             app: scope.app().into(),
             url,
-            host: host.into(),
-            path: path.into(),
+            host: host.as_bytes().into(),
+            path: path.as_bytes().into(),
             no_fields: HeaderMap::new(),
         })
+    }
+
+    /// As it was stored.
+    pub(super) fn stored(app: Box<[u8]>, url: &[u8], host: Box<[u8]>, path: Box<[u8]>) -> Self {
+        Self { app, url: Key::from_bytes(url), host, path, no_fields: HeaderMap::new() }
     }
 }
 
@@ -81,6 +91,14 @@ impl Entry {
 
     pub(super) fn what(&self) -> &What {
         &self.0.what
+    }
+
+    pub(super) fn about(&self) -> &About {
+        &self.0.about
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
@@ -108,8 +126,8 @@ impl Purgeable for Entry {
         Labels {
             app: &about.app,
             url: about.url.as_bytes(),
-            host: about.host.as_bytes(),
-            path: about.path.as_bytes(),
+            host: &about.host,
+            path: &about.path,
             tags,
             headers: match what {
                 What::Object(object) => &object.headers,
@@ -125,20 +143,29 @@ impl Purgeable for Entry {
 
 /// Where stored responses are.
 pub(super) struct Shelf {
-    memory: Memory<Entry>,
+    pub(super) memory: Memory<Entry>,
+    pub(super) disk: Option<Disk>,
+    /// The largest body on disk.
+    pub(super) max_on_disk: u64,
     pub(super) purger: Purger,
+    pub(super) changes: Changes,
     generations: AtomicU64,
 }
 
 impl Shelf {
     /// One that holds this many bytes, and bodies up to `max_object` bytes.
-    pub(super) fn new(bytes: u64, max_object: u64) -> Self {
+    pub(super) fn new(bytes: u64, max_object: u64, disk: Option<CacheDisk>) -> Self {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         // Beside a body, an entry has a head.
         let largest = size(max_object).saturating_add(256 << 10).min(size(bytes));
         let memory = Memory::new(Limits { capacity: size(bytes), largest });
-        let purger = Purger::new(purge::Limits::default());
-        Self { memory, purger, generations: AtomicU64::new(0) }
+        let started = Generation::at_start(SystemTime::now()).as_u64();
+        let (disk, purger, max_on_disk) = match disk {
+            Some(CacheDisk { disk, purger, max_object }) => (Some(disk), purger, max_object),
+            None => (None, Purger::new(purge::Limits::default()), 0),
+        };
+        let (changes, generations) = (Changes::default(), AtomicU64::new(started));
+        Self { memory, disk, max_on_disk, purger, changes, generations }
     }
 
     /// What is stored at a key, and whether it has been purged softly.
@@ -148,13 +175,33 @@ impl Shelf {
             Verdict::Good => Some((entry, false)),
             Verdict::Stale => Some((entry, true)),
             Verdict::Gone => {
-                self.memory.remove_if(key.as_bytes(), |it| Arc::ptr_eq(&it.0, &entry.0));
+                self.memory.remove_if(key.as_bytes(), |it| it.is(&entry));
                 None
             }
         }
     }
 
+    /// Stores something in memory, and on disk too if there is one.
     pub(super) fn put(&self, key: &Key, entry: Entry) {
+        let writer = match entry.what() {
+            // It is about the present.
+            What::Pass(_) => {
+                if let Some(disk) = &self.disk {
+                    disk.remove(key.as_bytes());
+                }
+                None
+            }
+            What::Object(_) | What::Varies(_) => self.writer(key, entry.stamp().generation()),
+        };
+        self.put_both(key, entry, writer);
+    }
+
+    /// Stores something in memory, and on disk, where its body may have gone already.
+    pub(super) fn put_both(&self, key: &Key, entry: Entry, writer: Option<Writer>) {
+        if let Some(writer) = writer {
+            super::disk::write(writer, &entry);
+        }
+        self.changes.note(key);
         let _ = self.memory.insert(key.as_bytes(), entry);
     }
 
@@ -163,7 +210,11 @@ impl Shelf {
     }
 
     pub(super) fn remove(&self, key: &Key) {
+        self.changes.note(key);
         self.memory.remove(key.as_bytes());
+        if let Some(disk) = &self.disk {
+            disk.remove(key.as_bytes());
+        }
     }
 
     /// The variants of a key by these fields; made where there are none yet.
@@ -190,7 +241,7 @@ impl Shelf {
     pub(super) async fn sweep(&self) {
         let mut sweeper = Sweeper::new(self.purger.clone());
         loop {
-            match sweeper.step(&self.memory, SWEEP_STEP, None).idle {
+            match sweeper.step(&self.memory, SWEEP_STEP, self.oldest_on_disk()).idle {
                 true => tokio::time::sleep(SWEEP_PAUSE).await,
                 false => tokio::task::yield_now().await,
             }

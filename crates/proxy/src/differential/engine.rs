@@ -228,7 +228,7 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(policy: Policy, memory: u64) -> Self {
-        let config = CacheConfig { memory, max_object: 1 << 20, policy };
+        let config = CacheConfig { memory, max_object: 1 << 20, disk: None, policy };
         let cache = Cache::at(config, BEGIN_MS);
         let origin = Arc::new(Origin { told: Mutex::default(), cache: Arc::clone(&cache) });
         let connect = Arc::new(ToOrigin(Arc::clone(&origin)));

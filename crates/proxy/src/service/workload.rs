@@ -146,6 +146,10 @@ impl Asked {
             return self.pass(None, Forwarded::Method, &upstream, in_flight).await;
         };
         loop {
+            if let Found::Miss(reason) = found {
+                let headers = &self.head.headers;
+                found = caching.cache.recall(&mut caching.asking, headers, reason).await;
+            }
             let is_hit = matches!(found, Found::Hit { .. });
             if !is_hit && caching.asking.wish.only_if_cached() {
                 return (self, Err(not_stored()));
@@ -153,7 +157,9 @@ impl Asked {
             let (stored, reason) = match found {
                 Found::Hit { object, remaining_ms } => {
                     let status = CacheStatus::Hit { remaining_ms };
-                    self.ask_behind(caching, &object, &upstream, in_flight);
+                    if remaining_ms <= 0 {
+                        self.ask_behind(caching, &object, &upstream, in_flight);
+                    }
                     let now_ms = self.cache_now();
                     let answer = self.stored_answer(&object, &status, now_ms);
                     return (self, answer);

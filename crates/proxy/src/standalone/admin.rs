@@ -122,7 +122,7 @@ async fn reply(
         Ok(Ok(body)) => {
             let snapshot = Arc::clone(&snapshot.borrow());
             let body = body.to_bytes();
-            answer(&head.method, head.uri.path(), &body, cache.as_ref(), &snapshot)
+            answer(&head.method, head.uri.path(), &body, cache.as_ref(), &snapshot).await
         }
         _ => (
             StatusCode::BAD_REQUEST,

@@ -30,10 +30,26 @@ pub struct Settings {
     pub trusted: Vec<ipnet::IpNet>,
     /// What is served.
     pub snapshot: Snapshot,
-    /// How it is cached. A running proxy keeps the cache that it began with.
+    /// How it is cached, but for the disk. A running proxy keeps the cache that it began with.
     pub cache: CacheConfig,
+    /// Where else responses are stored. A running proxy keeps the disk that it began with.
+    pub disk: Option<DiskSettings>,
     /// Threads that serve, if the file says so. A running proxy keeps those that it began with.
     pub shards: Option<usize>,
+}
+
+/// A directory for stored responses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Bytes that it may take.
+    pub bytes: u64,
+}
+
+impl DiskSettings {
+    /// Bytes where nothing is said.
+    pub const DEFAULT_BYTES: u64 = 10 << 30;
 }
 
 /// Why a file is of no use. The words name the place and the mend.
@@ -160,6 +176,9 @@ struct QueryTable {
 struct CacheTable {
     memory: Option<String>,
     max_object: Option<String>,
+    /// A directory of its own.
+    disk: Option<PathBuf>,
+    disk_size: Option<String>,
 }
 
 fn yes() -> bool {
@@ -225,7 +244,7 @@ impl Settings {
         let tls = policy(file.ticket_keys.as_deref(), &file.client_auth, directory)?;
         let upstreams = upstreams(&file.upstream, directory)?;
         let routes = routes(&file.route, &upstreams)?;
-        let cache = cache(&file.cache)?;
+        let (cache, disk) = cache(&file.cache, directory)?;
         let snapshot = Snapshot {
             site,
             pins: None,
@@ -238,7 +257,7 @@ impl Settings {
             probe_key: None,
         };
         let (trusted, shards) = (file.trusted_proxies, file.shards);
-        Ok(Self { listeners, trusted, snapshot, cache, shards })
+        Ok(Self { listeners, trusted, snapshot, cache, disk, shards })
     }
 }
 
@@ -409,14 +428,28 @@ fn pattern(text: &str, place: &str) -> Result<PathPattern, FileError> {
     }
 }
 
-fn cache(table: &CacheTable) -> Result<CacheConfig, FileError> {
+fn cache(
+    table: &CacheTable,
+    directory: &Path,
+) -> Result<(CacheConfig, Option<DiskSettings>), FileError> {
     let read = |key: &str, text: &Option<String>| {
         let text = text.as_deref().map(size).transpose();
         text.map_err(|what| wrong(format!("[cache] {key}"), what))
     };
     let memory = read("memory", &table.memory)?.unwrap_or(256 << 20);
     let max_object = read("max_object", &table.max_object)?.unwrap_or(memory / 8);
-    Ok(CacheConfig { memory, max_object, ..CacheConfig::default() })
+    let bytes = read("disk_size", &table.disk_size)?;
+    if table.disk.is_none() && bytes.is_some() {
+        return Err(wrong("[cache] disk_size", "say where: disk = \"DIRECTORY\""));
+    }
+    if table.disk.is_some() && memory == 0 {
+        return Err(wrong("[cache] disk", "with memory = \"0\" nothing is stored"));
+    }
+    let disk = table.disk.as_ref().map(|path| DiskSettings {
+        directory: directory.join(path),
+        bytes: bytes.unwrap_or(DiskSettings::DEFAULT_BYTES),
+    });
+    Ok((CacheConfig { memory, max_object, ..CacheConfig::default() }, disk))
 }
 
 #[cfg(test)]
@@ -454,6 +487,8 @@ mod tests {
         graphql = { cookies = ["session"], headers = ["x-tenant"] }
         [cache]
         memory = "64MiB"
+        disk = "stored"
+        disk_size = "1GiB"
     "#;
 
     fn parse(text: &str) -> Result<Settings, FileError> {
@@ -514,6 +549,8 @@ mod tests {
                 "no upstream \"ap\", but: app",
             ),
             ("\"64MiB\"", "\"64MB\"", "[cache] memory: write a whole number"),
+            ("\"64MiB\"", "\"0\"", "[cache] disk: with memory"),
+            ("disk = \"stored\"", "", "[cache] disk_size: say where"),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let error = parse(&GOOD.replacen(from, to, 1)).err().unwrap().to_string();

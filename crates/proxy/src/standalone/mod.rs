@@ -15,7 +15,7 @@ use selvedge_model::manifest::PathPattern;
 
 pub use address::{Address, AddressError, Scheme};
 pub use admin::Admin;
-pub use file::{FileError, Settings, size};
+pub use file::{DiskSettings, FileError, Settings, size};
 
 use crate::upstream::{Protocol, TcpConnect, UpstreamTlsError};
 use crate::{
@@ -50,7 +50,12 @@ pub fn single(site: SiteId, address: &Address) -> Result<Snapshot, UpstreamTlsEr
         path: PathPattern::Prefix(String::new()),
         service: None,
         rewrite: None,
-        cache: Some(Arc::new(CacheScope::new(b"proxy", &[], QueryRules::default()))),
+        // What is on disk may be another upstream's.
+        cache: Some(Arc::new(CacheScope::new(
+            b"proxy",
+            &[address.to_string().as_bytes()],
+            QueryRules::default(),
+        ))),
         delivery: Delivery { encode: Some(Arc::default()), ..Delivery::default() },
         response_headers: Vec::new(),
         target: Target::Workload(Arc::new(upstream)),

@@ -81,7 +81,7 @@ where
 }
 
 /// Waits until something is so.
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let wait = async {
         while !is_so().await {
             tokio::task::yield_now().await;
@@ -100,13 +100,13 @@ pub(crate) fn answer(headers: &[(&str, &str)], body: impl Into<Bytes>) -> Respon
 }
 
 /// Hangs up.
-fn nothing() -> Response<Body> {
+pub(crate) fn nothing() -> Response<Body> {
     let mut response = answer(&[], "");
     *response.status_mut() = StatusCode::IM_A_TEAPOT;
     response
 }
 
-const FRESH: (&str, &str) = ("cache-control", "max-age=600");
+pub(crate) const FRESH: (&str, &str) = ("cache-control", "max-age=600");
 /// Stale at once, since it is as old as it may get.
 const STALE: [(&str, &str); 3] =
     [("cache-control", "max-age=600"), ("age", "600"), ("etag", "\"1\"")];
@@ -360,8 +360,8 @@ async fn what_is_purged_is_not_served() {
     })
     .await;
     let mut client = Client::plain(&site).await;
-    let purge = |json: &str| {
-        let (status, words) = site.admin(&Method::POST, "/purge", json);
+    let purge = async |json: &str| {
+        let (status, words) = site.admin(&Method::POST, "/purge", json).await;
         assert_eq!(status, 200, "{words}");
     };
     let mut expected = 0;
@@ -373,21 +373,21 @@ async fn what_is_purged_is_not_served() {
     for path in ["/a", "/b", "/c/d"] {
         get(path, true).await;
     }
-    purge(r#"{"tag": "a"}"#);
+    purge(r#"{"tag": "a"}"#).await;
     get("/b", false).await;
     get("/a", true).await;
-    purge(&format!(r#"{{"url": "http://{}/b"}}"#, HOST.to_uppercase()));
+    purge(&format!(r#"{{"url": "http://{}/b"}}"#, HOST.to_uppercase())).await;
     get("/b", true).await;
-    purge(&format!(r#"{{"prefix": "{HOST}/c"}}"#));
+    purge(&format!(r#"{{"prefix": "{HOST}/c"}}"#)).await;
     get("/c/d", true).await;
     get("/a", false).await;
-    purge(r#"{"ban": "path ~ \"/b*\" && tag == \"b\""}"#);
+    purge(r#"{"ban": "path ~ \"/b*\" && tag == \"b\""}"#).await;
     get("/b", true).await;
-    purge(r#"{"all": true, "app": "shop"}"#);
+    purge(r#"{"all": true, "app": "shop"}"#).await;
     for path in ["/a", "/b", "/c/d"] {
         get(path, true).await;
     }
-    purge(r#"{"tag": "a", "soft": true}"#);
+    purge(r#"{"tag": "a", "soft": true}"#).await;
     let asked = client.get("/a").await;
     assert!(asked.header("cache-status").starts_with("selvedge; fwd=stale"), "{:?}", asked.headers);
 
@@ -401,10 +401,10 @@ async fn what_is_purged_is_not_served() {
         (r#"{"ban": "path"}"#, "`ban` can't be read"),
         (r#"{"tga": "a"}"#, "unknown field"),
     ] {
-        let (status, said) = site.admin(&Method::POST, "/purge", json);
+        let (status, said) = site.admin(&Method::POST, "/purge", json).await;
         assert!(status == 400 && said.contains(words), "{json}: {status} {said}");
     }
-    let (status, counters) = site.admin(&Method::GET, "/cache", "");
+    let (status, counters) = site.admin(&Method::GET, "/cache", "").await;
     let counters: serde_json::Value = serde_json::from_str(&counters).unwrap();
     assert!(status == 200 && counters["entries"].as_u64() >= Some(3), "{counters}");
 }

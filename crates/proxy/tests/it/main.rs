@@ -7,6 +7,8 @@ mod clients;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
+mod disk;
+#[cfg(test)]
 mod downgrade;
 #[cfg(test)]
 mod elsewhere;

@@ -79,6 +79,22 @@ impl Site {
         Self::of(config, Inherited::default(), (ca, certificates), Arc::new(snapshot)).await
     }
 
+    /// With a cache like this.
+    pub(crate) async fn caching(app: AppView, cache: CacheConfig) -> Self {
+        let loopback = ([127, 0, 0, 1], 0).into();
+        let listeners = Listeners::pair(loopback, loopback).fixed();
+        let (ca, certificates) = certificates(&[HOST, SECOND]);
+        let snapshot = snapshot(app, certificates.clone());
+        let config = Config { cache, ..config(Limits::default(), listeners, 1) };
+        Self::of(config, Inherited::default(), (ca, certificates), Arc::new(snapshot)).await
+    }
+
+    /// Drains, and waits until it has ended.
+    pub(crate) async fn end(mut self) {
+        self.token.cancel();
+        (&mut self.ended).await.unwrap();
+    }
+
     /// Swaps the snapshot for one with this way to speak TLS.
     pub(crate) fn speak(&self, app: AppView, tls: TlsPolicy) {
         let snapshot = snapshot(app, self.certificates.clone());
@@ -114,11 +130,16 @@ impl Site {
     }
 
     /// Says something by the admin socket.
-    pub(crate) fn admin(&self, method: &http::Method, path: &str, body: &str) -> (u16, String) {
+    pub(crate) async fn admin(
+        &self,
+        method: &http::Method,
+        path: &str,
+        body: &str,
+    ) -> (u16, String) {
         let snapshot = Arc::clone(&self.snapshot.borrow());
         let cache = Some(&self.cache);
-        let (status, json) =
-            selvedge_proxy::admin::answer(method, path, body.as_bytes(), cache, &snapshot);
+        let answer = selvedge_proxy::admin::answer(method, path, body.as_bytes(), cache, &snapshot);
+        let (status, json) = answer.await;
         (status.as_u16(), String::from_utf8(json.to_vec()).unwrap())
     }
 

@@ -8,10 +8,10 @@ use std::thread::available_parallelism;
 
 use clap::{Args, ValueHint};
 use selvedge_model::SiteId;
-use selvedge_proxy::standalone::{self, Address, Admin, Settings, size};
+use selvedge_proxy::standalone::{self, Address, Admin, DiskSettings, Settings, size};
 use selvedge_proxy::takeover::{self, Claim};
 use selvedge_proxy::{
-    CacheConfig, Config, Handle, Limits, Listener, Listeners, Protocol, Proxy, Snapshot,
+    CacheConfig, CacheDisk, Config, Handle, Limits, Listener, Listeners, Protocol, Proxy, Snapshot,
 };
 use selvedge_telemetry::access::AccessLog;
 use serde::Serialize;
@@ -29,10 +29,11 @@ use crate::terminal::Terminal;
 #[command(after_help = "Examples:\n  \
     selvedge proxy --listen 127.0.0.1:8080 --upstream http://127.0.0.1:9000\n  \
     selvedge proxy --listen 127.0.0.1:8080 --upstream https://example.com --admin proxy.sock\n  \
+    selvedge proxy --listen 127.0.0.1:8080 --upstream http://127.0.0.1:9000 --cache-disk stored\n  \
     selvedge proxy --config proxy.toml    # read anew on SIGHUP")]
 pub(crate) struct ProxyArgs {
     /// A file that says where to listen and what to serve; read anew on SIGHUP.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["listen", "upstream", "cache_memory"])]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["listen", "upstream", "cache_memory", "cache_disk"])]
     config: Option<PathBuf>,
     /// Where it listens for HTTP. Port 0 picks a free one.
     #[arg(long, value_name = "ADDRESS:PORT", required_unless_present = "config")]
@@ -44,6 +45,12 @@ pub(crate) struct ProxyArgs {
     /// Memory for stored responses, such as 512MiB; 0 turns the cache off.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size)]
     cache_memory: u64,
+    /// A directory of its own for stored responses beside memory: they survive a restart.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    cache_disk: Option<PathBuf>,
+    /// What that directory may take; at least 64MiB.
+    #[arg(long, value_name = "SIZE", default_value = "10GiB", value_parser = size, requires = "cache_disk")]
+    cache_disk_size: u64,
     /// A Unix socket to purge and look at the cache by: POST /purge, GET /cache.
     #[arg(long, value_name = "SOCKET")]
     admin: Option<PathBuf>,
@@ -86,7 +93,7 @@ pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
         shards: args.shards.map(NonZeroUsize::get).or(settings.shards).unwrap_or(processors),
         limits: Limits { max_connections: 100_000, ..Limits::default() },
         trusted: settings.trusted,
-        cache: settings.cache,
+        cache: CacheConfig { disk: open(settings.disk)?, ..settings.cache },
     };
     let mut claim = match &args.takeover {
         Some(path) => takeover::claim(path).await.or_fail(
@@ -172,7 +179,26 @@ fn settings(args: &ProxyArgs, site: SiteId) -> Outcome<Settings> {
         max_object: args.cache_memory / 8,
         ..CacheConfig::default()
     };
-    Ok(Settings { listeners, trusted: Vec::new(), snapshot, cache, shards: None })
+    let disk = args.cache_disk.clone();
+    let disk = disk.map(|directory| DiskSettings { directory, bytes: args.cache_disk_size });
+    if disk.is_some() && cache.memory == 0 {
+        return Err(anyhow::anyhow!("--cache-memory 0 turns the cache off")).or_fail(
+            Code::Usage,
+            "nothing can be stored on disk",
+            "give the cache some memory, such as --cache-memory 64MiB",
+        );
+    }
+    Ok(Settings { listeners, trusted: Vec::new(), snapshot, cache, disk, shards: None })
+}
+
+/// Opens the directory for stored responses.
+fn open(disk: Option<DiskSettings>) -> Outcome<Option<CacheDisk>> {
+    let open = disk.map(|disk| CacheDisk::open(disk.directory, disk.bytes));
+    open.transpose().or_fail(
+        Code::Failed,
+        "responses can't be stored on disk",
+        "choose a directory that you may write to, and at least 64MiB",
+    )
 }
 
 fn read(path: &Path, site: SiteId) -> Outcome<Settings> {

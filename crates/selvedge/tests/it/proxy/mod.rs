@@ -4,6 +4,7 @@ mod alone;
 mod app;
 mod browser;
 mod cache_tests;
+mod disk;
 mod programs;
 
 use std::net::SocketAddr;
