@@ -5,12 +5,13 @@ CARGO ?= cargo
 PROFILE ?= dev
 BINARY = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/selvedge
 
-.PHONY: help deps build demo check lint unit test bench bench-proxy
+.PHONY: help deps build demo check lint unit test fuzz bench bench-proxy
 
 help:
 	@echo 'make demo         install what is missing, build, start the planet in a box, push the examples'
 	@echo 'make test         install what is missing, check, and run every test'
 	@echo 'make check        format, lints, layers, licences and unit tests: what to run before a commit'
+	@echo 'make fuzz         every parser before made-up inputs, as a part of make test'
 	@echo 'make bench        time from git push to live at every site, over 20 pushes of two examples'
 	@echo 'make bench-proxy  CPU time and memory of the proxy beside other proxies: docs/benchmarks.md'
 
@@ -42,6 +43,11 @@ check: lint unit
 
 test: deps lint
 	$(CARGO) test --locked --workspace --no-fail-fast
+	$(CARGO) xtask fuzz
+
+# Longer: cargo xtask fuzz --executions 10000000 esi
+fuzz: deps
+	$(CARGO) xtask fuzz
 
 bench: deps
 	$(CARGO) build --locked --release -p selvedge

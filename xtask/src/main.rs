@@ -3,6 +3,7 @@
 //! `cargo xtask tidy` reads the sources, `layering` the graph of our crates, `dependencies` the
 //! crates of others. Each prints what is wrong, where, and what to do, and exits with 1.
 //! `cargo xtask differential` runs the cache beside a model of it.
+//! `cargo xtask fuzz` fuzzes our parsers.
 //! `cargo xtask bench push` and `bench proxy` measure the binary from outside. Nothing of ours depends on this
 //! crate, and it depends on nothing of ours.
 
@@ -11,6 +12,7 @@
 mod bench;
 mod dependencies;
 mod differential;
+mod fuzz;
 mod layering;
 mod links;
 mod tidy;
@@ -41,6 +43,8 @@ enum Verb {
     Dependencies,
     /// The cache against a model of RFC 9111, by a million requests of all kinds.
     Differential(differential::Options),
+    /// Fuzzes our parsers, each for a number of inputs.
+    Fuzz(fuzz::Options),
     /// Measures the product from outside.
     #[command(subcommand)]
     Bench(Bench),
@@ -76,6 +80,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Vec<String>> {
         Verb::Layering => layering::check(&root),
         Verb::Dependencies => dependencies::check(&root),
         Verb::Differential(options) => differential::run(&root, &options).map(|()| Vec::new()),
+        Verb::Fuzz(options) => fuzz::run(&root, &options),
         Verb::Bench(Bench::Push(options)) => bench::push(&root, &options).map(|()| Vec::new()),
         Verb::Bench(Bench::Proxy(options)) => bench::proxy(&root, &options).map(|()| Vec::new()),
     }

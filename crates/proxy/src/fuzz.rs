@@ -2,23 +2,32 @@
 //! build (`--cfg fuzzing`) has them, and so have tests, which run them over the seeds in
 //! `fuzz/NAME`, whole and damaged.
 
+use std::net::{IpAddr, SocketAddr};
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use ipnet::IpNet;
 use selvedge_cache::key::Key;
 
+use crate::client_address::client_address;
 use crate::encode::{self, Coding, DecodeLimits, Decoder, Negotiation};
-use crate::{esi, graphql};
+use crate::{CacheScope, Limits, QueryRules, check, esi, forward, graphql, pins};
 
 /// A name, and what runs under it.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 9] = [
     ("decoding", decoding),
     ("esi", esi_template),
     ("graphql", graphql_request),
+    ("head", head),
+    ("http3-frames", crate::http3::fuzz_frames),
     ("negotiation", negotiation),
+    ("proxy-protocol", crate::listener::fuzz_proxy_protocol),
+    ("standalone-file", crate::standalone::fuzz_file),
+    ("websocket-frames", crate::tunnel::fuzz_frames),
 ];
 
 /// The first byte is the coding and how the body is cut. Bodies end or fail, within their limits,
@@ -153,6 +162,41 @@ fn encode_tag(tag: Option<&HeaderValue>) -> bool {
         let opaque = tag.strip_prefix(b"\"").and_then(|tag| tag.strip_suffix(b"\""));
         opaque.is_some_and(|opaque| opaque.iter().all(|&byte| byte > b'"' && byte != 0x7f))
     })
+}
+
+/// A target, and behind it the headers of a request. One that passes names one host and a path
+/// that leads nowhere else, and what is sent on says nothing of a connection nor in our name.
+pub fn head(input: &[u8]) {
+    let (target, rest) = match memchr::memchr(b'\n', input) {
+        Some(at) => (input.get(..at).unwrap_or_default(), input.get(at..).unwrap_or_default()),
+        None => (input, &[][..]),
+    };
+    let Ok(request) = Request::builder().uri(target).body(()) else { return };
+    let (mut head, ()) = request.into_parts();
+    head.headers = headers(rest);
+    let limits = Limits::default();
+    let Ok(checked) = check::check(&head, &limits) else { return };
+    let path = checked.path.replace("%2F", "/");
+    assert!(path.split('/').all(|piece| piece != "." && piece != ".."), "{path} leads elsewhere");
+    let host = checked.authority.host();
+    assert!(!host.is_empty() && !host.contains(['/', '@', ' ', '?', '#']), "{host:?} is no host");
+    let peer = SocketAddr::from(([192, 0, 2, 1], 80));
+    assert_eq!(client_address(peer, &head.headers, &[]), peer, "a stranger was believed");
+    let all = [IpNet::from(IpAddr::from([192, 0, 2, 1]))];
+    let _ = client_address(peer, &head.headers, &all);
+    pins::strip(&mut head.headers);
+    forward::to_workload(&mut head.headers, &checked.authority, peer, "https");
+    for name in ["connection", "keep-alive", "transfer-encoding", "upgrade", "x-real-ip"] {
+        assert!(!head.headers.contains_key(name), "{name} is sent on");
+    }
+    for name in ["host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded"] {
+        assert_eq!(head.headers.get_all(name).iter().count(), 1, "{name} is not said once");
+    }
+    let rules = QueryRules { sort: true, keep: Some(vec!["a".into()]), drop: vec!["b".into()] };
+    let scope = CacheScope::new(b"app", &[], rules);
+    if let Some(target) = head.uri.path_and_query() {
+        let _ = scope.key("https", host.as_bytes(), target.as_str());
+    }
 }
 
 fn headers(text: &[u8]) -> HeaderMap {

@@ -12,6 +12,9 @@ mod server;
 mod shard;
 mod sockets;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use proxy_protocol::fuzz as fuzz_proxy_protocol;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Weak};

@@ -9,6 +9,9 @@
 mod client;
 mod frames;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use frames::fuzz as fuzz_frames;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -33,6 +33,9 @@ mod segment;
 mod tests;
 mod write;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use record::fuzz as fuzz_record;
+
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::fs::DirBuilder;

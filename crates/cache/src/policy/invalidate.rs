@@ -45,7 +45,9 @@ fn resolve(request: &Parts, scheme: &str, reference: &str) -> Option<String> {
         let same = uri.scheme_str().is_some_and(|own| own == scheme)
             && portless(uri.authority()?.as_str(), scheme)
                 .eq_ignore_ascii_case(portless(host, scheme));
-        return same.then(|| uri.path_and_query().map(|target| target.as_str().to_owned()))?;
+        // `http://a.test?x` is `/?x` there (RFC 9110, section 4.2.3).
+        let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
+        return same.then(|| format!("{}{query}", uri.path()));
     }
     let (path, query) = match reference.split_once('?') {
         Some((path, query)) => (path, Some(query)),

@@ -120,6 +120,21 @@ impl Frames {
     }
 }
 
+/// The first byte is how the stream is cut and which kind it is: cuts make no difference.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(input: &[u8]) {
+    let Some((&first, bytes)) = input.split_first() else { return };
+    let begin = || match first & 1 {
+        0 => Frames::of_request(1000),
+        _ => Frames::after_type(1000),
+    };
+    let whole = begin().pass(bytes);
+    let mut frames = begin();
+    let size = usize::from(first >> 1) + 1;
+    let cut = bytes.chunks(size).try_for_each(|piece| frames.pass(piece));
+    assert_eq!(whole, cut, "cuts changed what it is");
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

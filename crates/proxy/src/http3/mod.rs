@@ -15,6 +15,9 @@ mod frames;
 mod request;
 mod transport;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use frames::fuzz as fuzz_frames;
+
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;

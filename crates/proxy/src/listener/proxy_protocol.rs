@@ -125,6 +125,24 @@ fn version_2(command: u8, family: u8, rest: &[u8]) -> Result<Option<SocketAddr>,
     }
 }
 
+/// A header of either version. What is read is said again by what says it plainly.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(input: &[u8]) {
+    let found = match input.split_first_chunk() {
+        Some((&[command, family, high, low], rest)) if command & 0xf0 == 0x20 => {
+            let length = usize::from(u16::from_be_bytes([high, low]));
+            version_2(command, family, rest.get(..length).unwrap_or(rest))
+        }
+        _ => version_1(input),
+    };
+    let Ok(Some(found)) = found else { return };
+    let family = if found.is_ipv4() { "TCP4" } else { "TCP6" };
+    let (ip, port) = (found.ip(), found.port());
+    let line = format!("PROXY {family} {ip} {ip} {port} 443\r\n");
+    assert!(line.len() <= MAX_V1, "an address that no header can say");
+    assert_eq!(version_1(line.as_bytes()), Ok(Some(found)));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -452,6 +452,23 @@ fn cache(
     Ok((CacheConfig { memory, max_object, ..CacheConfig::default() }, disk))
 }
 
+/// A file that names no others. It is read or refused, in words.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let files = ["chain", "key", "roots"];
+    let (Ok(site), false) = (SiteId::new("alone"), files.iter().any(|it| text.contains(it))) else {
+        return;
+    };
+    match Settings::parse(text, Path::new("."), site) {
+        Ok(settings) => {
+            let table = settings.snapshot.rest.as_ref();
+            assert!(table.is_some_and(|table| !table.routes.is_empty()), "it serves nothing");
+        }
+        Err(error) => assert!(!error.to_string().is_empty(), "it doesn't say why"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,9 @@ mod admin;
 mod file;
 mod tls;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use file::fuzz as fuzz_file;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

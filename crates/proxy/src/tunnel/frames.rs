@@ -63,6 +63,20 @@ fn payload_length(head: &[u8]) -> Option<u64> {
     Some(if wide == 0 { short } else { length })
 }
 
+/// The first byte is how the stream is cut: cuts make no difference, and what is kept is small.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(input: &[u8]) {
+    let Some((&first, bytes)) = input.split_first() else { return };
+    let (mut whole, mut cut) = (Frames::default(), Frames::default());
+    whole.pass(bytes);
+    for piece in bytes.chunks(usize::from(first) + 1) {
+        cut.pass(piece);
+        assert!(cut.head.len() < 14, "a head is longer than any");
+    }
+    let state = |frames: &Frames| (frames.is_between(), frames.has_closed(), frames.payload);
+    assert_eq!(state(&whole), state(&cut), "cuts changed what it is");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

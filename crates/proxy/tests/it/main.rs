@@ -37,6 +37,8 @@ mod serving;
 #[cfg(test)]
 mod site;
 #[cfg(test)]
+mod smuggling;
+#[cfg(test)]
 mod takeover;
 #[cfg(test)]
 mod tls;
