@@ -13,7 +13,7 @@ use crate::policy::Freshness;
 use crate::purge::{Labels, Purgeable, Purger, Stamp, Tags, Verdict};
 
 /// The version of the form. Another one is none.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const RESPONSE: u8 = 0;
 const VARIANTS: u8 = 1;
 /// Fields of a response, and names of fields.
@@ -30,6 +30,8 @@ pub struct About<'a> {
     pub host: &'a [u8],
     /// The path as keys have it, without the query.
     pub path: &'a [u8],
+    /// The tags, of which not all stand in a response's fields.
+    pub tags: &'a Tags,
 }
 
 /// What is stored.
@@ -64,6 +66,8 @@ pub struct Description {
     pub host: Box<[u8]>,
     /// The path.
     pub path: Box<[u8]>,
+    /// The tags.
+    pub tags: Tags,
     /// What is stored.
     pub what: What,
 }
@@ -109,7 +113,7 @@ pub fn of_variants(about: About<'_>, names: &[HeaderName], generation: u64) -> B
 
 fn begin(about: About<'_>, what: u8) -> Vec<u8> {
     let mut out = vec![VERSION, what];
-    for part in [about.app, about.url, about.host, about.path] {
+    for part in [about.app, about.url, about.host, about.path, about.tags.as_bytes()] {
         put(&mut out, part);
     }
     out
@@ -130,6 +134,7 @@ impl Description {
         }
         let mut part = || text(&mut rest).map(Box::<[u8]>::from);
         let (app, url, host, path) = (part()?, part()?, part()?, part()?);
+        let tags = Tags::from_bytes(&part()?).ok()?;
         let what = match what {
             RESPONSE => response(&mut rest)?,
             VARIANTS => {
@@ -140,7 +145,7 @@ impl Description {
             }
             _ => return None,
         };
-        rest.is_empty().then_some(Self { app, url, host, path, what })
+        rest.is_empty().then_some(Self { app, url, host, path, tags, what })
     }
 }
 
@@ -190,19 +195,18 @@ fn count(rest: &mut &[u8]) -> Option<u32> {
 /// A description with its stamp.
 struct Stamped {
     description: Description,
-    tags: Tags,
     none: HeaderMap,
     stamp: Stamp,
 }
 
 impl Purgeable for Stamped {
     fn labels(&self) -> Labels<'_> {
-        let Description { app, url, host, path, what } = &self.description;
+        let Description { app, url, host, path, tags, what } = &self.description;
         let headers = match what {
             What::Response { headers, .. } => headers,
             What::Variants { .. } => &self.none,
         };
-        Labels { app, url, host, path, tags: &self.tags, headers }
+        Labels { app, url, host, path, tags, headers }
     }
 
     fn stamp(&self) -> &Stamp {
@@ -214,11 +218,7 @@ impl Purgeable for Stamped {
 pub fn judge(purger: Purger) -> Judge {
     Arc::new(move |meta, stamp| {
         let description = Description::read(meta)?;
-        let tags = match &description.what {
-            What::Response { headers, .. } => Tags::of(headers).ok()?,
-            What::Variants { .. } => Tags::default(),
-        };
-        let object = Stamped { description, tags, none: HeaderMap::new(), stamp };
+        let object = Stamped { description, none: HeaderMap::new(), stamp };
         (purger.verdict(&object) != Verdict::Gone).then_some(object.stamp)
     })
 }
@@ -230,15 +230,22 @@ mod tests {
     use super::*;
     use crate::purge::{Kind, Limits, Scope};
 
-    fn about<'a>(app: &'a [u8], url: &'a [u8]) -> About<'a> {
-        About { app, url, host: b"a.example", path: b"/path" }
+    fn tags() -> Tags {
+        let mut tags = Tags::default();
+        tags.add(b"tag").unwrap();
+        tags.add(b"\0another").unwrap();
+        tags
+    }
+
+    fn about<'a>(app: &'a [u8], url: &'a [u8], tags: &'a Tags) -> About<'a> {
+        About { app, url, host: b"a.example", path: b"/path", tags }
     }
 
     fn whole(bytes: &[u8], app: &[u8], url: &[u8], expected: &What) {
         let read = Description::read(bytes).unwrap();
         assert_eq!((&*read.app, &*read.url), (app, url));
         assert_eq!((&*read.host, &*read.path), (&b"a.example"[..], &b"/path"[..]));
-        assert_eq!(&read.what, expected);
+        assert_eq!((&read.what, &read.tags), (expected, &tags()));
         for end in 0..bytes.len() {
             assert_eq!(Description::read(&bytes[..end]), None, "cut at {end}");
         }
@@ -273,10 +280,10 @@ mod tests {
                 never_stale,
                 not_stale_unasked,
             };
-            let written = of_response(about(&app, &url), status, &headers, &freshness);
+            let written = of_response(about(&app, &url, &tags()), status, &headers, &freshness);
             let names: Box<[HeaderName]> = headers.keys().cloned().collect();
             whole(&written, &app, &url, &What::Response { status, headers, freshness });
-            let written = of_variants(about(&app, &url), &names, generation);
+            let written = of_variants(about(&app, &url, &tags()), &names, generation);
             whole(&written, &app, &url, &What::Variants { names, generation });
         }
 
@@ -290,8 +297,7 @@ mod tests {
     fn a_judge_keeps_what_is_not_gone() {
         let purger = Purger::new(Limits::default());
         let judge = judge(purger.clone());
-        let mut headers = HeaderMap::new();
-        headers.insert("cache-tag", HeaderValue::from_static("tag"));
+        let headers = HeaderMap::new();
         let freshness = Freshness {
             born_ms: 0,
             lifetime_ms: 0,
@@ -301,13 +307,14 @@ mod tests {
             never_stale: false,
             not_stale_unasked: false,
         };
-        let tagged = of_response(about(b"app", b"url"), StatusCode::OK, &headers, &freshness);
-        let plain = of_variants(about(b"app", b"url"), &[], 1);
+        let tagged =
+            of_response(about(b"app", b"url", &tags()), StatusCode::OK, &headers, &freshness);
         let stamp = || Stamp::new(crate::purge::Generation::FIRST);
         assert!(judge(&tagged, stamp()).is_some());
         purger.purge(b"app", &Scope::Tag(b"tag".to_vec()), Kind::Hard);
         assert!(judge(&tagged, stamp()).is_none());
         purger.purge(b"app", &Scope::Url(b"url".to_vec()), Kind::Soft);
+        let plain = of_variants(about(b"app", b"url", &Tags::default()), &[], 1);
         let kept = judge(&plain, stamp()).unwrap();
         assert_eq!(kept.generation(), purger.current(), "it need not be compared again");
         purger.purge(b"app", &Scope::App, Kind::Hard);

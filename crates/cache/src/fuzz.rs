@@ -59,7 +59,8 @@ pub fn prefix(input: &[u8]) {
 /// What is read as a description is written as one that is the same.
 pub fn description(input: &[u8]) {
     let Some(read) = Description::read(input) else { return };
-    let about = About { app: &read.app, url: &read.url, host: &read.host, path: &read.path };
+    let Description { app, url, host, path, tags, .. } = &read;
+    let about = About { app, url, host, path, tags };
     let written = match &read.what {
         What::Response { status, headers, freshness } => {
             description::of_response(about, *status, headers, freshness)

@@ -126,7 +126,7 @@ fn lifetime(
 fn guess(policy: &Policy, headers: &HeaderMap, date: i64) -> i64 {
     let Some(modified) = fields::last_modified(headers) else { return 0 };
     let since = date.saturating_sub(signed(modified)).max(0);
-    let part = since / 100 * i64::from(policy.heuristic_percent);
+    let part = since.saturating_mul(i64::from(policy.heuristic_percent)) / 100;
     part.min(i64::try_from(policy.heuristic_max.as_millis()).unwrap_or(i64::MAX))
 }
 

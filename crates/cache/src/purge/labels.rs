@@ -112,6 +112,22 @@ impl Tags {
         Ok(())
     }
 
+    /// All of them in one text, as they are stored.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.joined
+    }
+
+    /// As they were stored.
+    ///
+    /// # Errors
+    /// When they can't be kept.
+    pub fn from_bytes(joined: &[u8]) -> Result<Self, TagsError> {
+        let mut tags = Self::default();
+        joined.split(|byte| *byte == SEPARATOR).try_for_each(|tag| tags.add(tag))?;
+        tags.joined.shrink_to_fit();
+        Ok(tags)
+    }
+
     /// Each tag, in the order of the fields.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.joined.split(|byte| *byte == SEPARATOR).filter(|tag| !tag.is_empty())
@@ -150,6 +166,11 @@ mod tests {
             ["a", "b", "a", "f", "c d", "e"]
         );
         assert!(tags(&[]).is_empty());
+        let mut both = Tags::default();
+        assert_eq!(Tags::from_bytes(both.as_bytes()), Ok(Tags::default()));
+        both.add(b"a b").unwrap();
+        both.add(b"c").unwrap();
+        assert_eq!(Tags::from_bytes(both.as_bytes()), Ok(both));
     }
 
     #[test]

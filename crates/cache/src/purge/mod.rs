@@ -17,6 +17,7 @@
 //! Deliberately absent: who may purge, and carrying purges to other sites.
 
 pub mod ban;
+mod groups;
 mod journal;
 mod labels;
 mod marks;
@@ -35,6 +36,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ban::Ban;
+pub use groups::{CACHE_GROUP_INVALIDATION, CACHE_GROUPS, groups};
 use journal::Journal;
 #[cfg(any(test, fuzzing))]
 pub(crate) use journal::fuzz as fuzz_purge;

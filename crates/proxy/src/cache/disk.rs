@@ -17,7 +17,7 @@ use selvedge_cache::description::{self, Description};
 use selvedge_cache::disk::{self, Disk, OpenError, Options, Writer};
 use selvedge_cache::key::Key;
 use selvedge_cache::object::{Body, Object};
-use selvedge_cache::purge::{self, Generation, Purgeable as _, Purger, Stamp, Tags, Verdict};
+use selvedge_cache::purge::{self, Generation, Purgeable as _, Purger, Stamp, Verdict};
 use selvedge_cache::status::Forwarded;
 use tokio::time::timeout;
 
@@ -90,10 +90,11 @@ impl Changes {
 }
 
 /// What is written beside a body. Nothing: it is not for the disk.
-fn describe(about: &About, what: &What) -> Option<Bytes> {
-    let About { app, url, host, path, .. } = about;
-    let about = description::About { app, url: url.as_bytes(), host, path };
-    match what {
+fn describe(entry: &Entry) -> Option<Bytes> {
+    let About { app, url, host, path, .. } = entry.about();
+    let tags = entry.labels().tags;
+    let about = description::About { app, url: url.as_bytes(), host, path, tags };
+    match entry.what() {
         What::Object(object) => {
             let Object { status, headers, freshness, .. } = &**object;
             Some(description::of_response(about, *status, headers, freshness))
@@ -107,7 +108,7 @@ fn describe(about: &About, what: &What) -> Option<Bytes> {
 
 /// Writes an entry; the body, if it has not been given to the writer before.
 pub(super) fn write(mut writer: Writer, entry: &Entry) {
-    let Some(meta) = describe(entry.about(), entry.what()) else { return };
+    let Some(meta) = describe(entry) else { return };
     if let What::Object(object) = entry.what()
         && writer.size() == 0
     {
@@ -135,7 +136,7 @@ impl Shelf {
 
     /// Describes anew an object whose body is on disk and stays there.
     pub(super) fn renew(&self, key: &Key, entry: &Entry, body: &disk::Body) {
-        let meta = describe(entry.about(), entry.what());
+        let meta = describe(entry);
         if let (Some(disk), Some(meta)) = (&self.disk, meta)
             && !disk.renew(key.as_bytes(), body, meta, entry.stamp())
         {
@@ -191,18 +192,17 @@ impl Shelf {
 /// What was found on disk, and whether it is whole, so that memory can have it.
 fn recalled(found: disk::Found) -> Option<(Entry, bool)> {
     let disk::Found { meta, stamp, body } = found;
-    let Description { app, url, host, path, what } = Description::read(&meta)?;
+    let Description { app, url, host, path, tags, what } = Description::read(&meta)?;
     let about = Arc::new(About::stored(app, &url, host, path));
     let whole = body.whole().map(|bytes| Body::gather(std::slice::from_ref(bytes)));
     let is_small = whole.is_some();
-    let (what, tags) = match what {
+    let what = match what {
         description::What::Response { status, headers, freshness } => {
-            let tags = Tags::of(&headers).ok()?;
             let body = whole.unwrap_or_else(|| body.into());
-            (What::Object(Arc::new(Object { status, headers, body, freshness })), tags)
+            What::Object(Arc::new(Object { status, headers, body, freshness }))
         }
         description::What::Variants { names, generation } => {
-            (What::Varies(Variants { names, generation }), Tags::default())
+            What::Varies(Variants { names, generation })
         }
     };
     Some((Entry::new(what, about, tags, stamp_of(&stamp)), is_small))

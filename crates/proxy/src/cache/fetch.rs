@@ -15,12 +15,12 @@ use selvedge_cache::object::{Body, Object};
 use selvedge_cache::policy::{
     self, Failure, Freshness, NoStore, Times, Vary, freshen, storable, trim,
 };
-use selvedge_cache::purge::{Tags, Ticket};
+use selvedge_cache::purge::{Tags, TagsError, Ticket};
 use selvedge_cache::status::{CacheStatus, Forwarded};
 use tokio_util::sync::CancellationToken;
 
 use super::fills::{Coming, Lead, Outcome};
-use super::lookup::{Asking, variant_key};
+use super::lookup::{Asking, queries_at, variant_key};
 use super::serve::measured;
 use super::shelf::{About, Entry, What};
 use super::stream::{Broken, Stream, StreamBody};
@@ -39,6 +39,8 @@ pub(crate) struct Fetch {
     pub(crate) asking: Asking,
     /// What is asked for.
     pub(crate) about: Arc<About>,
+    /// Scheme and authority.
+    pub(crate) origin: String,
     /// The client's own head: what is stored depends on it.
     pub(crate) head: Parts,
     /// What is sent.
@@ -68,7 +70,7 @@ pub(crate) enum Fetched {
 impl Fetch {
     /// Sends the request, and has the response stored if it may be.
     pub(crate) async fn run(self) -> Result<Fetched, UpstreamError> {
-        let Self { lead, asking, about, head, request, .. } = self;
+        let Self { lead, asking, about, origin, head, request, .. } = self;
         let (upstream, in_flight) = (self.upstream, self.in_flight);
         let (stored, reason, left) = (self.stored, self.reason, self.left);
         let cache = Arc::clone(&lead.cache);
@@ -81,7 +83,7 @@ impl Fetch {
             () = unwanted(&lead, &left) => return Err(UpstreamError::ResponseTimeout),
         };
         let times = Times { asked_ms, received_ms: cache.now_ms() };
-        let answer = Answered { lead, asking, about, ticket, head, stored, reason, times };
+        let answer = Answered { lead, asking, about, origin, ticket, head, stored, reason, times };
         match result {
             Ok(response) => Ok(answer.came(response)),
             Err(error) => answer.failed(error),
@@ -109,6 +111,7 @@ struct Answered {
     lead: Lead,
     asking: Asking,
     about: Arc<About>,
+    origin: String,
     ticket: Ticket,
     head: Parts,
     stored: Option<Arc<Object>>,
@@ -169,7 +172,7 @@ impl Answered {
         let too_large = length.is_some_and(|length| length > largest);
         match decided {
             Ok(freshness) if !too_large && !self.lead.is_void() => {
-                match Tags::of(response.headers()) {
+                match self.tags(response.headers()) {
                     Ok(tags) => self.coming(response, freshness, tags, length),
                     // A purge would miss it.
                     Err(_) => self.alone(response, None),
@@ -204,7 +207,7 @@ impl Answered {
         let mut dated = headers.clone();
         dated.extend(age.map(|age| (http::header::AGE, age)));
         let decided = storable(&cache.policy, &self.head, object.status, &dated, self.times);
-        let tags = Tags::of(&headers);
+        let tags = self.tags(&headers);
         let keep = decided.is_ok() && tags.is_ok() && !self.lead.is_void();
         let object = Arc::new(Object {
             status: object.status,
@@ -242,6 +245,16 @@ impl Answered {
             detail: None,
         };
         Fetched::Confirmed(object, status)
+    }
+
+    /// What purges go by.
+    fn tags(&self, headers: &HeaderMap) -> Result<Tags, TagsError> {
+        let mut tags = Tags::of(headers)?;
+        tags.add_groups(headers, &self.origin)?;
+        if self.asking.is_query {
+            tags.add(&queries_at(&self.origin, self.head.uri.path()))?;
+        }
+        Ok(tags)
     }
 
     /// Where a response with these fields is stored, with what it depends on.

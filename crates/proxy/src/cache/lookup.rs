@@ -9,6 +9,7 @@ use http_body::Body as _;
 use selvedge_cache::key::Key;
 use selvedge_cache::object::Object;
 use selvedge_cache::policy::{Reuse, Wish, is_for_origin, is_lookup, variant};
+use selvedge_cache::purge::{CACHE_GROUP_INVALIDATION, Kind, Scope, groups};
 use selvedge_cache::status::Forwarded;
 
 use super::shelf::{Variants, What};
@@ -107,6 +108,12 @@ impl Asking {
     }
 }
 
+/// What tells the answers to queries at a path: their keys are those of what they ask. No response
+/// can give itself such a tag.
+pub(super) fn queries_at(origin: &str, path: &str) -> Vec<u8> {
+    [b"\0queries\0", origin.as_bytes(), path.as_bytes()].concat()
+}
+
 /// The key of the variant that a request selects.
 pub(super) fn variant_key(primary: &Key, variants: &Variants, headers: &HeaderMap) -> Key {
     let mut key = variant(primary, &variants.names, headers);
@@ -147,5 +154,19 @@ impl Cache {
         // In this order: what is stored meanwhile is either void or removed.
         self.fills.void(&key);
         self.shelf.remove(&key);
+    }
+
+    /// Forgets the responses of an origin that are in the groups that a response names (RFC 9875,
+    /// section 3).
+    pub(crate) fn invalidate_groups(&self, scope: &CacheScope, origin: &str, headers: &HeaderMap) {
+        for group in groups(headers, &CACHE_GROUP_INVALIDATION, origin) {
+            self.shelf.purger.purge(scope.app(), &Scope::Tag(group), Kind::Hard);
+        }
+    }
+
+    /// Forgets the answers to all GraphQL queries at a path.
+    pub(crate) fn invalidate_queries(&self, scope: &CacheScope, origin: &str, path: &str) {
+        let queries = Scope::Tag(queries_at(origin, path));
+        self.shelf.purger.purge(scope.app(), &queries, Kind::Hard);
     }
 }

@@ -419,6 +419,13 @@ fn beside(chance: &mut Chance, fields: &mut Fields) {
             ]),
         );
     }
+    for (name, percent) in [("cache-groups", 15), ("cache-group-invalidation", 6)] {
+        if chance.is(percent) {
+            let groups =
+                ["\"a\"", "\"b\";x=1", "\"a\", \"b\"", "\"a\", b", "\"a", "", "\"a\",", "1"];
+            put(fields, name, chance.text(&groups));
+        }
+    }
     if chance.is(3) {
         put(fields, "connection", "x-hop");
         put(fields, "x-hop", "1");

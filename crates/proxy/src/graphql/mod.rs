@@ -86,3 +86,10 @@ pub enum NotCacheable {
     #[error("it says who asks in a way that is not declared")]
     Undeclared,
 }
+
+impl NotCacheable {
+    /// Whether it may change what queries are answered with. What can't be read may.
+    pub fn may_change(&self) -> bool {
+        !matches!(self, Self::Incremental | Self::Undeclared)
+    }
+}

@@ -23,7 +23,7 @@ pub(super) enum Query {
     /// A query: for the cache a `GET`, with the body that it is sent with if it was posted.
     Cached(Box<Operation>, Option<Bytes>),
     /// Something that is not for the cache, whatever its method.
-    Refused,
+    Refused(NotCacheable),
 }
 
 impl Asked {
@@ -49,7 +49,7 @@ impl Asked {
             Ok(operation) => Query::Cached(Box::new(operation), None),
             // A page at the same address.
             Err(NotCacheable::NoQuery) => Query::None,
-            Err(_) => Query::Refused,
+            Err(why) => Query::Refused(why),
         };
     }
 
@@ -82,8 +82,8 @@ impl Asked {
                     self.head.headers.remove(name);
                 }
             }
-            Err(_) => {
-                self.query = Query::Refused;
+            Err(why) => {
+                self.query = Query::Refused(why);
                 self.unsent = Some(RequestBody::again(taken, rest));
             }
         }

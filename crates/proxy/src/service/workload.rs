@@ -70,7 +70,7 @@ impl Asked {
         // Who proves by a certificate who it is may get answers for itself alone, and few apps know
         // to say so: what is stored is for those who are nobody in particular.
         let is_somebody = self.client.certified.is_some();
-        let is_refused = matches!(self.query, Query::Refused);
+        let is_refused = matches!(self.query, Query::Refused(_));
         if self.own || is_somebody || is_refused || tunnel::is_asked(&self.head) {
             return Quick::Ask(None, Found::Pass);
         }
@@ -301,7 +301,7 @@ impl Asked {
         if self.head.method != http::Method::GET {
             return;
         }
-        if let Join::Lead(lead) = caching.cache.join(caching.asking.key()) {
+        if let Join::Lead(lead) = caching.cache.join(&caching.asking.together(&self.head.headers)) {
             let stored = Some(Arc::clone(object));
             let fetch = self.fetch(caching, lead, stored, Forwarded::Stale, upstream, in_flight);
             tokio::spawn(async move {
@@ -340,6 +340,7 @@ impl Asked {
         Fetch {
             lead,
             about,
+            origin: self.origin(),
             asking: caching.asking,
             head: self.head.clone(),
             request,
@@ -449,14 +450,26 @@ impl Asked {
             && self.located.route().is_some_and(|route| route.cache.is_some())
     }
 
+    /// Scheme and authority, as keys have them.
+    fn origin(&self) -> String {
+        format!("{}://{}", self.client.scheme(), String::from_utf8_lossy(&self.authority()))
+    }
+
     /// Forgets what is stored for what the request has changed.
     fn changed(&self, response: &Response<WorkloadBody>) {
         let scope = self.located.route().and_then(|route| route.cache.as_ref());
         let (Some(cache), Some(scope)) = (&self.client.shared.cache, scope) else { return };
-        let authority = self.authority();
-        let scheme = self.client.scheme();
-        for target in invalidated(&self.head, scheme, response.status(), response.headers()) {
-            cache.invalidate(scope, scheme, &authority, &target);
+        let (authority, scheme) = (self.authority(), self.client.scheme());
+        let changed = invalidated(&self.head, scheme, response.status(), response.headers());
+        if changed.is_empty() {
+            return;
+        }
+        for target in &changed {
+            cache.invalidate(scope, scheme, &authority, target);
+        }
+        cache.invalidate_groups(scope, &self.origin(), response.headers());
+        if matches!(&self.query, Query::Refused(why) if why.may_change()) {
+            cache.invalidate_queries(scope, &self.origin(), self.head.uri.path());
         }
     }
 }

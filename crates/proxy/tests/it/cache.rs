@@ -408,3 +408,29 @@ async fn what_is_purged_is_not_served() {
     let counters: serde_json::Value = serde_json::from_str(&counters).unwrap();
     assert!(status == 200 && counters["entries"].as_u64() >= Some(3), "{counters}");
 }
+
+#[tokio::test]
+async fn what_is_in_a_group_becomes_invalid_together() {
+    let (site, requests) = site(async |number, request: Request<Incoming>| {
+        let group = match request.uri().path() {
+            "/a" | "/b" => "\"one\", \"two\"",
+            _ => "\"three\"",
+        };
+        let changes = ("cache-group-invalidation", "\"two\"");
+        answer(&[FRESH, ("cache-groups", group), changes], format!("{number}"))
+    })
+    .await;
+    let mut client = Client::plain(&site).await;
+    for path in ["/a", "/b", "/c"] {
+        client.get(path).await;
+    }
+    // Responses to requests that change nothing make nothing invalid.
+    assert_eq!((client.get("/a").await.text(), requests.load(Ordering::Relaxed)), ("1", 3));
+    // Nor does another origin.
+    Client::tls(&site, &[]).await.send(Method::POST, "/x", &[], "").await;
+    assert_eq!(client.get("/a").await.text(), "1");
+    client.send(Method::POST, "/x", &[], "").await;
+    for (path, body) in [("/c", "3"), ("/a", "6"), ("/b", "7"), ("/a", "6")] {
+        assert_eq!(client.get(path).await.text(), body, "{path}");
+    }
+}

@@ -386,6 +386,13 @@ async fn queries_that_are_posted_are_answered_by_the_cache() {
         }
     }
     assert_eq!(asked(), 19);
+    // A mutation may have changed any answer; what only can't be cached has not.
+    let other = "{\"query\":\"{a}\"}";
+    assert!(!post(&[], other).await.1 && post(&[], other).await.1);
+    assert!(!post(&[("cookie", "other=1")], query).await.1);
+    assert!(post(&[], other).await.1);
+    assert!(!post(&[], "{\"query\":\"mutation{a}\"}").await.1);
+    assert!(!post(&[], other).await.1);
 }
 
 #[tokio::test]

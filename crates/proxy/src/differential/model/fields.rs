@@ -226,3 +226,29 @@ fn parameters(text: &str) -> Option<&str> {
     }
     Some(rest)
 }
+
+/// The strings of a list of nothing else (RFC 8941, section 3.1).
+pub(super) fn strings(fields: &Fields, name: &str) -> Vec<String> {
+    let all: Vec<_> = fields.iter().filter(|(own, _)| own == name).collect();
+    if lines(fields, name).len() < all.len() {
+        return Vec::new();
+    }
+    let text = lines(fields, name).join(",");
+    read_strings(text.trim_matches(' ')).unwrap_or_default()
+}
+
+fn read_strings(text: &str) -> Option<Vec<String>> {
+    let (mut strings, mut rest) = (Vec::new(), text);
+    while !rest.is_empty() {
+        let (Bare::Text(string), after) = bare(rest)? else { return None };
+        strings.push(string);
+        rest = parameters(after)?.trim_start_matches([' ', '\t']);
+        if !rest.is_empty() {
+            rest = rest.strip_prefix(',')?.trim_start_matches([' ', '\t']);
+            if rest.is_empty() {
+                return None;
+            }
+        }
+    }
+    Some(strings)
+}

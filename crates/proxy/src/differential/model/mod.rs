@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use super::case::{Answer, Ask, Fields, Kind, Reply, SENT, Seen, Sent, shown};
 use answer::{Form, formed};
-use fields::{Directives, directives, first, has, members, seconds};
+use fields::{Directives, directives, first, has, members, seconds, strings};
 use response::{Stored, selected, vary};
 
 /// How long it is remembered that a response was for one client, in milliseconds.
@@ -206,6 +206,7 @@ impl Model {
         let safe = ["GET", "HEAD", "OPTIONS", "TRACE"].contains(&ask.method.as_str());
         if !safe && (200..400).contains(&came.status) {
             self.changed(ask, &came.fields);
+            self.invalidate_groups(&ask.host.to_lowercase(), &came.fields);
         }
         Seen { sent, answer: Some(came.answer(format!("fwd={reason}"))) }
     }
@@ -217,6 +218,24 @@ impl Model {
             let target = first(fields, name).and_then(|reference| answer::resolve(ask, reference));
             if let Some(target) = target {
                 self.urls.remove(&(ask.host.to_lowercase(), target));
+            }
+        }
+    }
+
+    /// RFC 9875, section 3.
+    fn invalidate_groups(&mut self, host: &str, fields: &Fields) {
+        let named = strings(fields, "cache-group-invalidation");
+        let is_in = |slot: &Slot| match slot {
+            Slot::One(stored) => {
+                strings(&stored.fields, "cache-groups").iter().any(|group| named.contains(group))
+            }
+            _ => false,
+        };
+        let of_host = |(own, _): &(String, String)| own == host;
+        self.urls.retain(|url, slot| !(of_host(url) && is_in(slot)));
+        for (_, slot) in self.urls.iter_mut().filter(|(url, _)| of_host(url)) {
+            if let Slot::Varies(_, slots) = slot {
+                slots.retain(|_, slot| !is_in(slot));
             }
         }
     }
