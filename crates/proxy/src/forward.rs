@@ -26,7 +26,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// What clients may not tell a workload, beside `x-forwarded-*`, since it would take it for our word:
 /// who the client is, what it asked for, and `proxy` because CGI makes `HTTP_PROXY` of it
 /// (CVE-2016-5385).
-const FORGEABLE: [&str; 11] = [
+const FORGEABLE: [&str; 14] = [
     "client-cert",
     "client-cert-chain",
     "front-end-https",
@@ -34,6 +34,9 @@ const FORGEABLE: [&str; 11] = [
     "true-client-ip",
     "x-client-ip",
     "x-cluster-client-ip",
+    "x-host",
+    "x-http-host-override",
+    "x-original-host",
     "x-original-url",
     "x-real-ip",
     "x-rewrite-url",

@@ -186,7 +186,12 @@ impl Answered {
     fn alone(self, response: Response<WorkloadBody>, why: Option<NoStore>) -> Fetched {
         let cache = &self.lead.cache;
         // What is stored stays good for others if only this request was special.
-        let is_special = why == Some(NoStore::Authorization) || self.asking.wish.no_store();
+        // An error that this request has earned says nothing of others: else a bad request now and then
+        // would keep a page out of the cache.
+        let is_missing = matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::GONE);
+        let is_earned = response.status().is_client_error() && !is_missing;
+        let is_special =
+            why == Some(NoStore::Authorization) || self.asking.wish.no_store() || is_earned;
         if self.stored.is_none() && !is_special {
             let what = What::Pass(self.times.received_ms + PASS_MS);
             let (about, stamp) = (Arc::clone(&self.about), self.ticket.stamp());

@@ -62,17 +62,25 @@ impl QueryRules {
         if *self == Self::default() {
             return query.into();
         }
-        let counts = |parameter: &&str| {
-            let name = parameter.split('=').next().unwrap_or_default();
-            let kept = self.keep.as_ref().is_none_or(|keep| keep.iter().any(|it| it == name));
-            kept && !self.drop.iter().any(|it| it == name)
-        };
-        let mut parameters: Vec<&str> = query.split('&').filter(counts).collect();
+        let mut parameters: Vec<&str> = query.split('&').filter(|it| self.counts(it)).collect();
         if self.sort {
             // By name only: the order of a name's values may mean something.
             parameters.sort_by_key(|parameter| parameter.split('=').next());
         }
         parameters.join("&").into()
+    }
+
+    /// Whether a parameter tells responses apart. It is sent on in any case: one that an app may take
+    /// for another, by its escapes, brackets or case or since the app ends parameters at `;` too, always
+    /// counts, or whoever sends it chose what others get.
+    fn counts(&self, parameter: &str) -> bool {
+        let name = parameter.split('=').next().unwrap_or_default();
+        let is = |known: &String| known.eq_ignore_ascii_case(name);
+        let is_plain =
+            name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+                && !parameter.contains(';');
+        let kept = self.keep.as_ref().is_none_or(|keep| !is_plain || keep.iter().any(is));
+        kept && (parameter.contains(';') || !self.drop.iter().any(|it| it == name))
     }
 }
 
@@ -93,6 +101,17 @@ mod tests {
             (rules(false, Some(&["a"]), &[]), "b=2&a=1&utm=3", "a=1"),
             (rules(false, None, &["utm"]), "b=2&utm=3&utm&a", "b=2&a"),
             (rules(false, Some(&["a"]), &["a"]), "a=1", ""),
+            // What an app may take for `a`, or find `a` in.
+            (
+                rules(false, Some(&["a"]), &[]),
+                "%61=1&a[]=2&A=3&+a=4&b=5;a=6",
+                "%61=1&a[]=2&A=3&+a=4&b=5;a=6",
+            ),
+            (
+                rules(false, None, &["utm"]),
+                "utm=1;a=2&%75tm=3&UTM=4&utm=5",
+                "utm=1;a=2&%75tm=3&UTM=4",
+            ),
         ] {
             assert_eq!(rules.apply(query), expected, "{rules:?} {query}");
         }

@@ -32,6 +32,9 @@ const MAX_HOPS: usize = 8;
 const CACHE_NAME: &str = "selvedge";
 /// What a server is told of this cache where it puts no pages together (W3C Edge Architecture 1.0).
 const CAPABILITY: HeaderValue = HeaderValue::from_static("selvedge=\"Surrogate/1.0\"");
+/// By which clients have apps take a request for one of another method.
+const METHOD_OVERRIDES: [&str; 3] =
+    ["x-http-method", "x-http-method-override", "x-method-override"];
 /// How long a request waits for the answer of another one to begin, before it goes out itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Where a range that begins after this many bytes is passed on: a client that seeks far into
@@ -323,6 +326,10 @@ impl Asked {
         let mut headers = self.headers_for(upstream);
         // What the client has is compared with what comes.
         for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_RANGE, RANGE] {
+            headers.remove(name);
+        }
+        // What comes is for all who ask by GET, and so must not be the answer to another method.
+        for name in METHOD_OVERRIDES {
             headers.remove(name);
         }
         let has_esi =

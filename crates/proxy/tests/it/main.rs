@@ -17,6 +17,8 @@ mod extended_connect;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod floods;
+#[cfg(test)]
 mod hints;
 #[cfg(test)]
 mod hostile;
@@ -30,6 +32,8 @@ mod lifecycle;
 mod listeners;
 #[cfg(test)]
 mod pins;
+#[cfg(test)]
+mod poisoning;
 #[cfg(test)]
 mod redirects;
 #[cfg(test)]
