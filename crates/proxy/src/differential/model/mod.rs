@@ -314,7 +314,9 @@ impl Model {
             return form.answer(&came, format!("fwd={reason}; stored"));
         }
         let personal = has(&ask.fields, "authorization") && new.is_for_others_without(ask);
-        if stored.is_none() && !personal && !wish.no_store {
+        // An error that a request has earned says nothing of others.
+        let earned = (400..500).contains(&status) && ![404, 410].contains(&status);
+        if stored.is_none() && !personal && !wish.no_store && !earned {
             self.remember(ask, Slot::Pass(times.1 + PASS_MS));
         }
         match form {
