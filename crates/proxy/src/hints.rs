@@ -9,10 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use http::header::{CONTENT_SECURITY_POLICY, LINK};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
-use hyper::ext::on_informational;
-
-use crate::body::RequestBody;
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 
 /// How a browser says that it fetches a page. Other fetches of browsers make no use of hints.
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -45,13 +42,6 @@ impl Hints {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has hyper tell those that came along with a request.
-    pub(crate) fn listen(request: &mut Request<RequestBody>) {
-        if let Some(hints) = request.extensions().get::<Self>().cloned() {
-            on_informational(request, move |early| hints.take(early.status(), early.headers()));
-        }
     }
 
     /// Takes what came before a response. What is too much is left out, as nobody waits for a hint.

@@ -143,9 +143,9 @@ impl Future for Answer {
 }
 
 /// A stream of which something was read before.
-struct Rewound<S> {
-    before: Bytes,
-    stream: S,
+pub(crate) struct Rewound<S> {
+    pub(crate) before: Bytes,
+    pub(crate) stream: S,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {

@@ -20,8 +20,6 @@ use std::time::Duration;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Version};
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use selvedge_telemetry::access::ErrorSource;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -76,7 +74,7 @@ pub(crate) fn put(headers: &mut HeaderMap) {
 /// A connection that both sides agreed to upgrade.
 pub(crate) struct Tunnel {
     pub(crate) client: ToClient,
-    pub(crate) upstream: OnUpgrade,
+    pub(crate) upstream: Box<dyn Stream>,
     pub(crate) counted: InFlight,
     /// Cancelled when the upstream is to be left.
     pub(crate) ending: CancellationToken,
@@ -105,11 +103,9 @@ impl Tunnel {
         let received = exchange.received();
         let moved = Moved::new();
         let carry = async {
-            let (client, upstream) = tokio::try_join!(to_client.open(), async {
-                upstream.await.map_err(io::Error::other)
-            })?;
+            let client = to_client.open().await?;
             let (client_read, client_write) = tokio::io::split(client);
-            let (upstream_read, upstream_write) = tokio::io::split(TokioIo::new(upstream));
+            let (upstream_read, upstream_write) = tokio::io::split(upstream);
             let stop = async {
                 tokio::select! {
                     () = ending.cancelled() => {}
@@ -144,7 +140,7 @@ impl Tunnel {
     }
 }
 
-type Side = TokioIo<Upgraded>;
+type Side = Box<dyn Stream>;
 
 /// When something last moved, and what went to the client.
 struct Moved {

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::uri::Scheme;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +40,7 @@ pub use tls::{ClientCertificate, Trust, UpstreamTls, UpstreamTlsError};
 
 use body::Inner;
 use count::{Counts, Kind};
-use http1::Line;
+use http1::{Answer, Line};
 use http2::{Place, Trunk};
 use lines::{IdleLimit, Lines};
 use peer::Peer;
@@ -371,23 +371,22 @@ impl Upstream {
         match http2 {
             true => Trunk::open(stream, &self.limits).await.map(Opened::Http2),
             false if self.protocol == Protocol::Http2 => Err(UpstreamError::NoHttp2),
-            false => Line::open(stream, &self.limits).await.map(Opened::Http1),
+            false => Ok(Opened::Http1(Line::new(stream, &self.limits))),
         }
     }
 
     async fn over_line(
         &self,
-        mut line: Line,
+        line: Line,
         lines: &Arc<Lines>,
         request: Request<RequestBody>,
         received: &Received,
     ) -> Result<Response<Inner>, Unanswered> {
         let response = line.exchange(request, received, &self.limits).await?;
-        line.stall.restart(self.limits.stall_timeout);
-        // An upgraded connection is no request's any more.
-        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let back = (!upgraded).then(|| (line, Arc::clone(lines)));
-        Ok(response.map(|body| Inner::Http1(body, back)))
+        Ok(response.map(|answer| match answer {
+            Answer::Body(body) => Inner::Http1(body, Arc::clone(lines)),
+            Answer::Upgraded(stream) => Inner::Upgraded(stream),
+        }))
     }
 
     async fn over_trunk(

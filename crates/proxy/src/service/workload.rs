@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use http::header::{HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use hyper::upgrade::OnUpgrade;
 use selvedge_cache::object::Object;
 use selvedge_cache::policy::{Wish, invalidated, is_lookup, validators};
 use selvedge_cache::status::{CACHE_STATUS, CacheStatus, Forwarded};
@@ -483,24 +482,22 @@ impl Asked {
 
 /// The workload switches protocols.
 fn upgraded(
-    mut response: Response<WorkloadBody>,
+    response: Response<WorkloadBody>,
     to_client: Option<ToClient>,
     upstream: &Upstream,
 ) -> Result<Response<Payload>, Fault> {
     let agreed = tunnel::is_websocket(response.headers());
-    let to_upstream = response.extensions_mut().remove::<OnUpgrade>();
-    let (Some(client), Some(to_upstream), true) = (to_client, to_upstream, agreed) else {
+    let (mut head, body) = response.into_parts();
+    let (Some(client), Some((to_upstream, counted)), true) =
+        (to_client, body.into_upgraded(), agreed)
+    else {
         return Err(unasked());
     };
-    forward::to_client(response.headers_mut(), false);
-    let (mut head, body) = response.into_parts();
+    forward::to_client(&mut head.headers, false);
     tunnel::opened(&client, &mut head.status, &mut head.headers);
-    let response = Response::from_parts(head, body);
     let ending = upstream.ending();
-    Ok(response.map(|body| {
-        let counted = body.into_counted();
-        Payload::Tunnel(Box::new(Tunnel { client, upstream: to_upstream, counted, ending }))
-    }))
+    let tunnel = Tunnel { client, upstream: to_upstream, counted, ending };
+    Ok(Response::from_parts(head, Payload::Tunnel(Box::new(tunnel))))
 }
 
 fn not_agreed() -> Fault {

@@ -1,19 +1,18 @@
 //! A workload's response on its way.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::{Frame, SizeHint};
 
 use super::Broken;
 use super::count::InFlight;
-use super::http1::Line;
+use super::http1;
 use super::http2::Http2Body;
 use super::lines::Lines;
 use crate::forward;
+use crate::snapshot::Stream;
 
 /// Why a response's body can't go on.
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +32,16 @@ pub(crate) struct WorkloadBody {
     inner: Inner,
     max_trailer_bytes: usize,
     failure: Option<&'static str>,
+    /// What went wrong, until the next poll.
+    error: Option<WorkloadBodyError>,
     in_flight: InFlight,
 }
 
 pub(super) enum Inner {
-    /// The connection goes back to the others; none for one that was upgraded.
-    Http1(Incoming, Option<(Line, Arc<Lines>)>),
+    /// The connection goes back to the others.
+    Http1(http1::Body, Arc<Lines>),
+    /// The connection speaks another protocol from here on.
+    Upgraded(Box<dyn Stream>),
     Http2(Box<Http2Body>),
     /// A stream that has ended.
     Ended,
@@ -46,16 +49,19 @@ pub(super) enum Inner {
 
 impl WorkloadBody {
     pub(super) fn new(inner: Inner, max_trailer_bytes: usize, in_flight: InFlight) -> Self {
-        let mut body = Self { inner, max_trailer_bytes, failure: None, in_flight };
-        if body.is_end_stream() && !matches!(body.inner, Inner::Http1(_, None)) {
+        let mut body = Self { inner, max_trailer_bytes, failure: None, error: None, in_flight };
+        if body.is_end_stream() && !matches!(body.inner, Inner::Upgraded(_)) {
             body.end();
         }
         body
     }
 
-    /// The response was an upgrade: what goes on counting.
-    pub(crate) fn into_counted(self) -> InFlight {
-        self.in_flight
+    /// The connection, where the response was an upgrade, and what goes on counting.
+    pub(crate) fn into_upgraded(self) -> Option<(Box<dyn Stream>, InFlight)> {
+        match self.inner {
+            Inner::Upgraded(stream) => Some((stream, self.in_flight)),
+            _ => None,
+        }
     }
 
     /// What went wrong, by its stable name.
@@ -67,7 +73,7 @@ impl WorkloadBody {
         match &self.inner {
             Inner::Http1(body, _) => body.is_end_stream(),
             Inner::Http2(body) => body.is_end_stream(),
-            Inner::Ended => true,
+            Inner::Upgraded(_) | Inner::Ended => true,
         }
     }
 
@@ -75,7 +81,7 @@ impl WorkloadBody {
         match &self.inner {
             Inner::Http1(body, _) => body.size_hint(),
             Inner::Http2(body) => body.size_hint(),
-            Inner::Ended => SizeHint::with_exact(0),
+            Inner::Upgraded(_) | Inner::Ended => SizeHint::with_exact(0),
         }
     }
 
@@ -84,6 +90,9 @@ impl WorkloadBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, WorkloadBodyError>>> {
+        if let Some(error) = self.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         match ready!(self.poll_inner(cx)) {
             Ok(None) => {
                 self.end();
@@ -94,7 +103,7 @@ impl WorkloadBody {
                     && !forward::trailers(trailers, self.max_trailer_bytes)
                 {
                     let error = WorkloadBodyError::TrailersTooLarge;
-                    return self.fail("trailers-too-large", error);
+                    return self.fail(cx, "trailers-too-large", error);
                 }
                 if self.is_end_stream() {
                     self.end();
@@ -102,9 +111,9 @@ impl WorkloadBody {
                 Poll::Ready(Some(Ok(frame)))
             }
             Err(Some(error)) => {
-                self.fail("body-closed-early", WorkloadBodyError::ClosedEarly(error))
+                self.fail(cx, "body-closed-early", WorkloadBodyError::ClosedEarly(error))
             }
-            Err(None) => self.fail("body-stalled", WorkloadBodyError::Stalled),
+            Err(None) => self.fail(cx, "body-stalled", WorkloadBodyError::Stalled),
         }
     }
 
@@ -113,47 +122,44 @@ impl WorkloadBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Frame<Bytes>>, Option<Broken>>> {
-        let (body, back) = match &mut self.inner {
-            Inner::Http1(body, back) => (body, back),
+        let body = match &mut self.inner {
+            Inner::Http1(body, _) => body,
             Inner::Http2(body) => {
                 return body.poll_frame(cx).map_err(|error| error.map(Broken::from));
             }
-            Inner::Ended => return Poll::Ready(Ok(None)),
+            Inner::Upgraded(_) | Inner::Ended => return Poll::Ready(Ok(None)),
         };
-        let stall = back.as_mut().map(|(line, _)| &mut line.stall);
-        let frame = Pin::new(body).poll_frame(cx);
-        match (frame, stall) {
-            (Poll::Ready(frame), stall) => {
-                if let Some(stall) = stall {
-                    stall.progress();
-                }
+        match body.poll_frame(cx) {
+            Poll::Ready(frame) => {
+                body.stall().progress();
                 Poll::Ready(frame.transpose().map_err(|error| Some(error.into())))
             }
-            (Poll::Pending, Some(stall)) => {
-                ready!(stall.poll(cx));
+            Poll::Pending => {
+                ready!(body.stall().poll(cx));
                 Poll::Ready(Err(None))
             }
-            (Poll::Pending, None) => Poll::Pending,
         }
     }
 
+    /// Fails at the next poll: what came before has left by then.
     fn fail(
         &mut self,
+        cx: &Context<'_>,
         kind: &'static str,
         error: WorkloadBodyError,
     ) -> Poll<Option<Result<Frame<Bytes>, WorkloadBodyError>>> {
         self.failure = Some(kind);
-        Poll::Ready(Some(Err(error)))
+        self.error = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn end(&mut self) {
         self.in_flight.release();
-        if let Inner::Http1(_, back) = &mut self.inner {
-            if let Some((line, lines)) = back.take() {
-                lines.put(line);
-            }
-        } else {
-            self.inner = Inner::Ended;
+        if let Inner::Http1(body, lines) = std::mem::replace(&mut self.inner, Inner::Ended)
+            && let Some(line) = body.into_line()
+        {
+            lines.put(line);
         }
     }
 }

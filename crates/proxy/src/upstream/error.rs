@@ -4,6 +4,7 @@ use std::io;
 
 use http::StatusCode;
 
+use super::http1::Http1Error;
 use crate::body::RequestBodyError;
 
 /// Why a workload gave no response.
@@ -41,7 +42,7 @@ pub(crate) enum UpstreamError {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Broken {
     #[error(transparent)]
-    Http1(#[from] hyper::Error),
+    Http1(#[from] Http1Error),
     #[error(transparent)]
     Http2(#[from] h2::Error),
 }

@@ -11,10 +11,6 @@ use tokio::time::Instant;
 use super::http1::Line;
 use super::http2::{Place, Trunk};
 
-/// How long a connection may take to be ready after its response has ended: the rest of a request
-/// body that the workload did not wait for may still be going out.
-const SETTLE: Duration = Duration::from_secs(1);
-
 /// What bounds the idle connections of an upstream, whichever runtimes and addresses they are of.
 #[derive(Debug)]
 pub(super) struct IdleLimit {
@@ -60,9 +56,9 @@ impl Lines {
     /// The connection used last that is still open.
     pub(super) fn take(&self, now: Instant) -> Option<Line> {
         let mut idle = self.idle();
-        while let Some((since, line)) = idle.lines.pop_back() {
+        while let Some((since, mut line)) = idle.lines.pop_back() {
             self.limit.now.fetch_sub(1, Ordering::Relaxed);
-            if now.saturating_duration_since(since) < self.limit.keep && line.is_ready() {
+            if now.saturating_duration_since(since) < self.limit.keep && line.is_open() {
                 return Some(line);
             }
         }
@@ -92,20 +88,7 @@ impl Lines {
     }
 
     /// Takes a connection back whose response has ended.
-    pub(super) fn put(self: &Arc<Self>, mut line: Line) {
-        if line.is_ready() {
-            self.keep(line);
-        } else if !line.is_closed() {
-            let lines = Arc::clone(self);
-            tokio::spawn(async move {
-                if let Ok(Ok(())) = tokio::time::timeout(SETTLE, line.ready()).await {
-                    lines.keep(line);
-                }
-            });
-        }
-    }
-
-    fn keep(self: &Arc<Self>, line: Line) {
+    pub(super) fn put(self: &Arc<Self>, line: Line) {
         let mut idle = self.idle();
         if self.limit.now.fetch_add(1, Ordering::Relaxed) >= self.limit.max {
             // The upstream has enough: this one stays if it can take the place of an older one.
