@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::clients::{Client, read_to_end};
+use crate::clients::{Client, raw, read_to_end};
 use crate::site::{HOST, PATIENCE, Site, app, files};
 
 fn page() -> selvedge_proxy::AppView {
@@ -201,8 +201,6 @@ async fn a_balancer_says_whom_it_speaks_for() {
         assert_eq!(read_to_end(&mut stream).await, "");
     }
     // From anybody else it means nothing.
-    let mut stream = TcpStream::connect(other).await.unwrap();
-    stream.write_all(b"PROXY TCP4 203.0.113.5 127.0.0.1 5000 80\r\n").await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    assert!(read_to_end(&mut stream).await.starts_with("HTTP/1.1 400 "));
+    let request = format!("PROXY TCP4 203.0.113.5 127.0.0.1 5000 80\r\n{request}");
+    assert!(raw(other, &request).await.starts_with("HTTP/1.1 400 "));
 }
