@@ -3,6 +3,7 @@
 //! What can be answered without waiting is: such a request costs no task and no boxed future.
 
 mod coding;
+mod learn;
 mod page;
 mod query;
 mod workload;

@@ -15,7 +15,7 @@ pub use freshness::{Freshness, Times};
 pub use invalidate::{invalidated, is_what_get_gets};
 pub use reuse::{Failure, Reuse, Wish};
 pub use store::{NoStore, freshness, is_lookup, storable};
-pub use update::{freshen, trim};
+pub use update::{freshen, is_still, trim};
 pub use vary::{Vary, variant};
 
 /// What is left to a cache to decide.

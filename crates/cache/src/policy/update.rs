@@ -3,7 +3,8 @@
 
 use http::header::{
     AGE, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    HeaderValue, LAST_MODIFIED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::Policy;
@@ -62,6 +63,14 @@ pub fn freshen(stored: &HeaderMap, confirmed: &HeaderMap) -> HeaderMap {
     headers
 }
 
+/// Whether a response to HEAD is about what is stored: what it says of itself is the same (RFC 9111,
+/// section 4.3.5).
+pub fn is_still(stored: &HeaderMap, headers: &HeaderMap) -> bool {
+    let described = [ETAG, LAST_MODIFIED, CONTENT_LENGTH];
+    let same = |name: &HeaderName| headers.get(name).is_none_or(|it| stored.get(name) == Some(it));
+    described.iter().all(same)
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -93,6 +102,20 @@ mod tests {
         let mut names: Vec<_> = kept.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["c", "cache-control", "set-cookie"]);
+    }
+
+    #[test]
+    fn head_is_about_what_is_stored_or_not() {
+        let stored = headers(&[("etag", "\"x\""), ("content-length", "3"), ("a", "1")]);
+        for (name, value, expected) in [
+            ("etag", "\"x\"", true),
+            ("etag", "\"y\"", false),
+            ("content-length", "4", false),
+            ("last-modified", "x", false),
+            ("a", "2", true),
+        ] {
+            assert_eq!(is_still(&stored, &headers(&[(name, value)])), expected, "{name}: {value}");
+        }
     }
 
     #[test]

@@ -134,8 +134,20 @@ impl Shelf {
         self.memory.remove(key.as_bytes());
     }
 
+    /// Stores an object anew whose body is the same.
+    pub(super) fn put_again(&self, key: &Key, entry: Entry) {
+        match entry.what() {
+            What::Object(object) if object.body.on_disk().is_some() => {
+                if let Some(body) = object.body.on_disk() {
+                    self.renew(key, &entry, body);
+                }
+            }
+            _ => self.put(key, entry),
+        }
+    }
+
     /// Describes anew an object whose body is on disk and stays there.
-    pub(super) fn renew(&self, key: &Key, entry: &Entry, body: &disk::Body) {
+    fn renew(&self, key: &Key, entry: &Entry, body: &disk::Body) {
         let meta = describe(entry);
         if let (Some(disk), Some(meta)) = (&self.disk, meta)
             && !disk.renew(key.as_bytes(), body, meta, entry.stamp())

@@ -107,16 +107,16 @@ async fn unwanted(lead: &Lead, left: &CancellationToken) {
 type Variant = (Box<[HeaderName]>, Key);
 
 /// A request whose answer is there.
-struct Answered {
-    lead: Lead,
-    asking: Asking,
-    about: Arc<About>,
-    origin: String,
-    ticket: Ticket,
-    head: Parts,
-    stored: Option<Arc<Object>>,
-    reason: Forwarded,
-    times: Times,
+pub(super) struct Answered {
+    pub(super) lead: Lead,
+    pub(super) asking: Asking,
+    pub(super) about: Arc<About>,
+    pub(super) origin: String,
+    pub(super) ticket: Ticket,
+    pub(super) head: Parts,
+    pub(super) stored: Option<Arc<Object>>,
+    pub(super) reason: Forwarded,
+    pub(super) times: Times,
 }
 
 impl Answered {
@@ -141,21 +141,17 @@ impl Answered {
         may.then(|| Arc::clone(object))
     }
 
-    fn came(self, mut response: Response<WorkloadBody>) -> Fetched {
+    pub(super) fn came(self, mut response: Response<WorkloadBody>) -> Fetched {
         let length = announced(&response);
         // The version is the connection's: one of HTTP/1.0 must not end the client's.
         *response.version_mut() = http::Version::HTTP_11;
         forward::to_client(response.headers_mut(), forward::takes_trailers(&self.head));
-        if !response.headers().contains_key(DATE) {
-            let received = UNIX_EPOCH + Duration::from_millis(self.times.received_ms);
-            let date = httpdate::fmt_http_date(received);
-            response.headers_mut().extend(HeaderValue::try_from(date).map(|date| (DATE, date)));
-        }
+        dated(response.headers_mut(), self.times);
         let status = response.status();
         if let Some(object) = self.stored.clone()
             && status == StatusCode::NOT_MODIFIED
         {
-            return self.confirmed(&object, response);
+            return self.confirmed(&object, response.into_parts().0.headers);
         }
         if matches!(status.as_u16(), 500 | 502 | 503 | 504)
             && let Some(object) = self.in_spite_of(Failure::Status)
@@ -203,9 +199,8 @@ impl Answered {
     }
 
     /// What is stored was said to be good still (RFC 9111, section 4.3.4).
-    fn confirmed(self, object: &Object, response: Response<WorkloadBody>) -> Fetched {
+    pub(super) fn confirmed(self, object: &Object, confirmed: HeaderMap) -> Fetched {
         let cache = &self.lead.cache;
-        let confirmed = response.into_parts().0.headers;
         let age = confirmed.get(http::header::AGE).cloned();
         let mut headers = freshen(&object.headers, &confirmed);
         trim(&cache.policy, &mut headers);
@@ -230,13 +225,10 @@ impl Answered {
                 let entry = Entry::new(what, about, tags.unwrap_or_default(), stamp);
                 // It may depend on more than it did.
                 let (key, _) = self.place(&object.headers);
-                match object.body.on_disk() {
-                    Some(body) if key == *self.asking.key() => {
-                        cache.shelf.renew(&key, &entry, body);
-                    }
-                    // Its place is another now. It comes there when it is asked for again.
-                    Some(_) => {}
-                    None => cache.shelf.put(&key, entry),
+                // What is on disk stays where it is, and comes to another place when it is asked for
+                // again.
+                if object.body.on_disk().is_none() || key == *self.asking.key() {
+                    cache.shelf.put_again(&key, entry);
                 }
             }
             false => cache.shelf.remove(self.asking.key()),
@@ -253,7 +245,7 @@ impl Answered {
     }
 
     /// What purges go by.
-    fn tags(&self, headers: &HeaderMap) -> Result<Tags, TagsError> {
+    pub(super) fn tags(&self, headers: &HeaderMap) -> Result<Tags, TagsError> {
         let mut tags = Tags::of(headers)?;
         tags.add_groups(headers, &self.origin)?;
         if self.asking.is_query {
@@ -314,6 +306,14 @@ impl Answered {
             Filling { lead, key, about, tags, ticket, coming, writer, is_query, gathered: 0 };
         tokio::spawn(filling.run(body));
         Fetched::Coming(Response::from_parts(head, reader), status)
+    }
+}
+
+/// A response without a date gets that of its coming (RFC 9110, section 6.6.1).
+pub(super) fn dated(headers: &mut HeaderMap, times: Times) {
+    if !headers.contains_key(DATE) {
+        let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(times.received_ms));
+        headers.extend(HeaderValue::try_from(date).map(|date| (DATE, date)));
     }
 }
 

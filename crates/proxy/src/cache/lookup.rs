@@ -17,6 +17,7 @@ use super::{Cache, CacheScope};
 use crate::body::ClientBody;
 
 /// A request as the cache sees it.
+#[derive(Clone)]
 pub(crate) struct Asking {
     /// The key of what is asked for.
     pub(crate) primary: Key,
@@ -63,7 +64,12 @@ impl Asking {
         }
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let primary = scope.key(scheme, authority, target);
-        Some(Self { primary, variant: None, wish: Wish::of(&head.headers), is_query: false })
+        Some(Self::at(primary, &head.headers))
+    }
+
+    /// Something whose response may be what is asked for at a key.
+    pub(crate) fn at(primary: Key, headers: &HeaderMap) -> Self {
+        Self { primary, variant: None, wish: Wish::of(headers), is_query: false }
     }
 
     /// The key of what it selects, as far as is known.

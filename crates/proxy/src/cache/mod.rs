@@ -3,6 +3,7 @@
 //!
 //! What may be stored and reused is decided by [`selvedge_cache::policy`]; here is what waits.
 
+mod aside;
 mod body;
 mod disk;
 mod fetch;
@@ -20,6 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use selvedge_cache::policy::Policy;
 use tokio::time::Instant;
 
+pub(crate) use aside::{Aside, Whose};
 pub(crate) use body::{DiskBody, StoredBody};
 pub use disk::{CacheDisk, DiskCounters};
 pub(crate) use fetch::{Fetch, Fetched};

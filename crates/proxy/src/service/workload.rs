@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header::{HOST, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use selvedge_cache::object::Object;
-use selvedge_cache::policy::{Wish, invalidated, is_lookup, validators};
+use selvedge_cache::policy::{Wish, is_lookup, validators};
 use selvedge_cache::status::{CACHE_STATUS, CacheStatus, Forwarded};
 use selvedge_telemetry::Chain;
 use tokio::time::{Instant, timeout};
@@ -45,6 +45,8 @@ pub(super) struct Caching {
     pub(super) cache: Arc<Cache>,
     pub(super) scope: Arc<CacheScope>,
     pub(super) asking: Asking,
+    /// What is stored, where HEAD of it is sent on.
+    pub(super) stored: Option<Arc<Object>>,
 }
 
 /// What the cache says to a request at once.
@@ -69,11 +71,7 @@ impl Asked {
         let (Some(scope), Some(cache)) = (scope, cache) else {
             return Quick::Ask(None, Found::Pass);
         };
-        // Who proves by a certificate who it is may get answers for itself alone, and few apps know
-        // to say so: what is stored is for those who are nobody in particular.
-        let is_somebody = self.client.certified.is_some();
-        let is_refused = matches!(self.query, Query::Refused(_));
-        if self.own || is_somebody || is_refused || tunnel::is_asked(&self.head) {
+        if self.is_somebody() || matches!(self.query, Query::Refused(_)) {
             return Quick::Ask(None, Found::Pass);
         }
         let authority = self.authority();
@@ -100,13 +98,13 @@ impl Asked {
             }
             found => {
                 let (cache, scope) = (Arc::clone(cache), Arc::clone(scope));
-                Quick::Ask(Some(Caching { cache, scope, asking }), found)
+                Quick::Ask(Some(Caching { cache, scope, asking, stored: None }), found)
             }
         }
     }
 
     /// What the client calls this server: in keys its case does not count.
-    fn authority(&self) -> Cow<'_, [u8]> {
+    pub(super) fn authority(&self) -> Cow<'_, [u8]> {
         let authority = self.checked.authority.as_header().as_bytes();
         match authority.iter().any(u8::is_ascii_uppercase) {
             true => authority.to_ascii_lowercase().into(),
@@ -152,8 +150,7 @@ impl Asked {
                 let headers = &self.head.headers;
                 found = caching.cache.recall(&mut caching.asking, headers, reason).await;
             }
-            let is_hit = matches!(found, Found::Hit { .. });
-            if !is_hit && caching.asking.wish.only_if_cached() {
+            if !matches!(found, Found::Hit { .. }) && caching.asking.wish.only_if_cached() {
                 return (self, Err(not_stored()));
             }
             let (stored, reason) = match found {
@@ -178,6 +175,7 @@ impl Asked {
                 return self.pass(Some(&caching), Forwarded::Bypass, &upstream, in_flight).await;
             }
             if self.head.method != http::Method::GET {
+                caching.stored = stored;
                 return self.pass(Some(&caching), reason, &upstream, in_flight).await;
             }
             let mut waiting = match caching.cache.join(&caching.asking.together(&self.head.headers))
@@ -270,7 +268,7 @@ impl Asked {
         (self, answer)
     }
 
-    fn fetched(&mut self, fetched: Fetched) -> Result<Response<Payload>, Fault> {
+    pub(super) fn fetched(&mut self, fetched: Fetched) -> Result<Response<Payload>, Fault> {
         let now_ms = self.cache_now();
         match fetched {
             Fetched::Alone(response, _) if response.status().is_informational() => Err(unasked()),
@@ -416,6 +414,7 @@ impl Asked {
             (None, body) => (self.head.method.clone(), RequestBody::new(body, limits, &received)),
         };
         let request = self.request_with(method, headers, body);
+        let aside = self.aside(caching);
         let started = Instant::now();
         let upgrade = to_client.is_some();
         let result = upstream.send(in_flight, request, &received, upgrade).await;
@@ -440,7 +439,13 @@ impl Asked {
         }
         forward::to_client(response.headers_mut(), takes_trailers);
         self.changed(&response);
-        let mut response = response.map(Payload::Workload);
+        let mut response = match self.learnt(aside, response) {
+            Ok(response) => response.map(Payload::Workload),
+            Err(fetched) => {
+                let answer = self.fetched(*fetched);
+                return (self, answer);
+            }
+        };
         if caching.is_some() || self.is_cached() {
             let status = CacheStatus::forwarded(reason);
             self.note_cache(&status);
@@ -454,29 +459,6 @@ impl Asked {
         self.client.shared.cache.is_some()
             && !self.own
             && self.located.route().is_some_and(|route| route.cache.is_some())
-    }
-
-    /// Scheme and authority, as keys have them.
-    fn origin(&self) -> String {
-        format!("{}://{}", self.client.scheme(), String::from_utf8_lossy(&self.authority()))
-    }
-
-    /// Forgets what is stored for what the request has changed.
-    fn changed(&self, response: &Response<WorkloadBody>) {
-        let scope = self.located.route().and_then(|route| route.cache.as_ref());
-        let (Some(cache), Some(scope)) = (&self.client.shared.cache, scope) else { return };
-        let (authority, scheme) = (self.authority(), self.client.scheme());
-        let changed = invalidated(&self.head, scheme, response.status(), response.headers());
-        if changed.is_empty() {
-            return;
-        }
-        for target in &changed {
-            cache.invalidate(scope, scheme, &authority, target);
-        }
-        cache.invalidate_groups(scope, &self.origin(), response.headers());
-        if matches!(&self.query, Query::Refused(why) if why.may_change()) {
-            cache.invalidate_queries(scope, &self.origin(), self.head.uri.path());
-        }
     }
 }
 

@@ -434,3 +434,39 @@ async fn what_is_in_a_group_becomes_invalid_together() {
         assert_eq!(client.get(path).await.text(), body, "{path}");
     }
 }
+
+#[tokio::test]
+async fn head_and_post_tell_of_what_get_gets() {
+    let (site, requests) = site(async |number, request: Request<Incoming>| {
+        let tag = if request.headers().contains_key("x-new") { "\"2\"" } else { "\"1\"" };
+        match (request.method().as_str(), request.uri().path()) {
+            ("HEAD", _) => answer(&[FRESH, ("etag", tag), ("x-told", "by-head")], "1"),
+            ("POST", path) => {
+                let location = if path == "/same" { "/same" } else { "/else" };
+                answer(&[FRESH, ("content-location", location)], format!("{number}"))
+            }
+            _ => answer(&[STALE[0], STALE[1], ("etag", "\"1\"")], format!("{number}")),
+        }
+    })
+    .await;
+    let mut client = Client::plain(&site).await;
+    for path in ["/a", "/b"] {
+        client.get(path).await;
+    }
+    // What it says is the same: it is fresh again.
+    client.send(Method::HEAD, "/a", &[], "").await;
+    let confirmed = client.get("/a").await;
+    assert_eq!((confirmed.text(), confirmed.header("x-told")), ("1", "by-head"));
+    // It is something else.
+    client.send(Method::HEAD, "/a", &[("cache-control", "no-cache"), ("x-new", "1")], "").await;
+    assert_eq!(client.get("/a").await.text(), "5");
+    // Who is somebody is told what others are not.
+    client.send(Method::HEAD, "/b", &[("authorization", "Basic eA==")], "").await;
+    assert_eq!(client.get("/b").await.text(), "7");
+
+    assert_eq!(client.send(Method::POST, "/same", &[], "x").await.text(), "8");
+    assert_eq!(client.get("/same").await.text(), "8");
+    client.send(Method::POST, "/other", &[], "x").await;
+    assert_eq!(client.get("/other").await.text(), "10");
+    assert_eq!(requests.load(Ordering::Relaxed), 10);
+}

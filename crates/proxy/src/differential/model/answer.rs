@@ -182,7 +182,7 @@ impl Stored {
         fields.push(("age".to_owned(), age.into_bytes()));
         let size = Some(self.body.len());
         let (status, body) = (self.status, self.body.clone());
-        let came = Came { status, fields, body, is_whole: true, size };
+        let came = Came { status, fields, body, is_whole: true, size, announced: size };
         let form = form(ask, self.status, &self.fields, size);
         let mut answer = form.answer(&came, cache.to_owned());
         if ask.method == "HEAD" && answer.body.is_some() {

@@ -58,6 +58,8 @@ struct Came {
     is_whole: bool,
     /// How long the head says that the body is.
     size: Option<usize>,
+    /// The same, also where there is none because of the method.
+    announced: Option<usize>,
 }
 
 impl Came {
@@ -81,7 +83,9 @@ impl Came {
             !own.contains(&name.as_str()) && !hop.iter().any(|it| it.eq_ignore_ascii_case(name))
         });
         let size = (!reply.chunked).then_some(if bodiless { 0 } else { reply.body.len() });
-        Self { status, fields: kept.cloned().collect(), body: body.to_vec(), is_whole, size }
+        let announced = size.and(Some(reply.body.len())).filter(|_| ![204, 304].contains(&status));
+        let (fields, body) = (kept.cloned().collect(), body.to_vec());
+        Self { status, fields, body, is_whole, size, announced }
     }
 
     /// Responses get a date by who receives them (RFC 9110, section 6.6.1).
@@ -144,7 +148,7 @@ impl Model {
             Found::Ask { stored, .. } if is_looked_up && !stored && is_far(&ask.fields) => {
                 self.pass(ask, reply, "bypass")
             }
-            Found::Ask { reason, .. } => self.pass(ask, reply, reason),
+            Found::Ask { reason, .. } => self.pass_and_learn(ask, reply, reason, times),
             _ => self.pass(ask, reply, "bypass"),
         }
     }
@@ -209,6 +213,68 @@ impl Model {
             self.invalidate_groups(&ask.host.to_lowercase(), &came.fields);
         }
         Seen { sent, answer: Some(came.answer(format!("fwd={reason}"))) }
+    }
+
+    fn pass_and_learn(&mut self, ask: &Ask, reply: &Reply, reason: &str, times: Times) -> Seen {
+        let mut seen = self.pass(ask, reply, reason);
+        if fails(reply) {
+            return seen;
+        }
+        let came = Came::of(reply, &ask.fields, ask.method == "HEAD");
+        match ask.method.as_str() {
+            "HEAD" if reason != "method" => self.learn_by_head(ask, came.dated(times.1), times),
+            "POST" => {
+                let came = came.dated(times.1);
+                if self.learn_by_post(ask, &came, times) {
+                    seen.answer = Some(came.answer(format!("fwd={reason}; stored")));
+                }
+            }
+            _ => {}
+        }
+        seen
+    }
+
+    /// RFC 9111, section 4.3.5.
+    fn learn_by_head(&mut self, ask: &Ask, came: Came, times: Times) {
+        let Some(stored) = self.stored(ask).cloned() else { return };
+        let get = Ask { method: "GET".to_owned(), ..ask.clone() };
+        let may = Stored::of(&came, times, &get).may_be_stored(&get);
+        if came.status != 200 || stored.status != 200 || !may {
+            return;
+        }
+        let value = |fields: &Fields, name| first_bytes(fields, name).map(<[u8]>::to_vec);
+        let of_both = ["etag", "last-modified"].iter().all(|name| {
+            let new = value(&came.fields, name);
+            new.is_none() || new == value(&stored.fields, name)
+        });
+        if !of_both || came.announced.is_some_and(|length| length != stored.body.len()) {
+            let mut stored = stored;
+            stored.stale_since_ms = Some(times.1);
+            return self.remember(ask, Slot::One(Box::new(stored)));
+        }
+        let fresh = stored.confirmed(&came.fields, times, &get);
+        match fresh.may_be_stored(&get) {
+            true => self.store(ask, fresh),
+            false => self.forget(ask),
+        }
+    }
+
+    /// RFC 9110, section 9.3.3.
+    fn learn_by_post(&mut self, ask: &Ask, came: &Came, times: Times) -> bool {
+        let location = first(&came.fields, "content-location");
+        let target = location.and_then(|reference| answer::resolve(ask, reference));
+        let conditional =
+            has(&ask.fields, "if-none-match") || has(&ask.fields, "if-modified-since");
+        let new = Stored::of(came, times, ask);
+        let same = target.as_ref() == Some(&ask.target) && !conditional;
+        if !same || !new.has_explicit_lifetime() || !new.may_be_stored(ask) {
+            return false;
+        }
+        match came.is_whole {
+            true => self.store(ask, new),
+            false => self.vary_on(ask, vary(&new.fields).unwrap_or_default()),
+        }
+        true
     }
 
     /// RFC 9111, section 4.4.
@@ -361,6 +427,10 @@ impl Model {
             _ => drop(self.urls.remove(&url(ask))),
         }
     }
+}
+
+fn first_bytes<'a>(fields: &'a Fields, name: &str) -> Option<&'a [u8]> {
+    fields.iter().find(|(own, _)| own == name).map(|(_, value)| &value[..])
 }
 
 fn url(ask: &Ask) -> (String, String) {

@@ -14,6 +14,8 @@ pub(super) struct Stored {
     times: Times,
     /// Whether its request and itself had cookies; then no lifetime is guessed.
     with_cookies: bool,
+    /// It has been found to be no longer what there is.
+    pub(super) stale_since_ms: Option<u64>,
 }
 
 /// What a response says to this cache.
@@ -92,6 +94,7 @@ impl Stored {
             age_s: age(&came.fields),
             times,
             with_cookies: has(&came.fields, "set-cookie") || has(&ask.fields, "cookie"),
+            stale_since_ms: None,
         }
     }
 
@@ -111,6 +114,11 @@ impl Stored {
 
     /// RFC 9111, section 4.2.1, in milliseconds.
     pub(super) fn lifetime_ms(&self) -> i64 {
+        let known = self.stale_since_ms.map_or(i64::MAX, |since| self.age_ms(since));
+        self.own_lifetime_ms().min(known)
+    }
+
+    fn own_lifetime_ms(&self) -> i64 {
         let said = self.said();
         let explicit = said.lifetime_s("s-maxage").or_else(|| said.lifetime_s("max-age"));
         if let Some(seconds) = explicit {
@@ -167,11 +175,15 @@ impl Stored {
         !refused
     }
 
+    pub(super) fn has_explicit_lifetime(&self) -> bool {
+        let said = self.said();
+        let expires = has(&self.fields, "expires") && !said.is_targeted;
+        said.is("max-age") || said.has_s_maxage || expires
+    }
+
     fn is_storable(&self, ask: &Ask) -> bool {
         let said = self.said();
-        let explicit = said.is("max-age")
-            || said.has_s_maxage
-            || (has(&self.fields, "expires") && !said.is_targeted);
+        let explicit = self.has_explicit_lifetime();
         let has_validator = has(&self.fields, "etag") || has(&self.fields, "last-modified");
         let of_use = explicit || self.lifetime_ms() > 0 || (self.may_guess(&said) && has_validator);
         self.status_and_directives(ask) && of_use
@@ -197,7 +209,9 @@ impl Stored {
         let hidden = Said::of(&merged).hidden();
         merged.retain(|(name, _)| !hidden.contains(name));
         let with_cookies = has(&merged, "set-cookie") || has(&ask.fields, "cookie");
-        Self { fields: merged, age_s: age(fields), times, with_cookies, ..self.clone() }
+        let age_s = age(fields);
+        let stale_since_ms = None;
+        Self { fields: merged, age_s, times, with_cookies, stale_since_ms, ..self.clone() }
     }
 }
 
