@@ -33,16 +33,22 @@ struct Ban {
     reason: String,
 }
 
-/// Checks the dependencies of the workspace at `root`.
+/// Checks the dependencies of the workspace at `root`, and of the fuzzers'.
 pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(root.join("deny.toml")).context("can't read deny.toml")?;
     let deny: Deny = toml::from_str(&text).context("deny.toml is malformed")?;
-    let metadata = MetadataCommand::new()
-        .manifest_path(root.join("Cargo.toml"))
-        .other_options(["--locked".to_owned()])
-        .exec()
-        .context("can't read the dependencies with cargo metadata")?;
-    Ok(problems(&deny, &metadata))
+    let mut all = Vec::new();
+    // The fuzzers' workspace has a lock file of its own, which follows that of the crates it fuzzes.
+    for workspace in [".", "fuzz"] {
+        let metadata = MetadataCommand::new()
+            .manifest_path(root.join(workspace).join("Cargo.toml"))
+            .other_options(["--locked".to_owned()])
+            .exec()
+            .with_context(|| format!("can't read the dependencies of {workspace}/Cargo.toml"))?;
+        let new = problems(&deny, &metadata).into_iter().filter(|problem| !all.contains(problem));
+        all.extend(new.collect::<Vec<_>>());
+    }
+    Ok(all)
 }
 
 fn problems(deny: &Deny, metadata: &Metadata) -> Vec<String> {
