@@ -189,6 +189,7 @@ async fn up(
         received.add(read as u64);
         moved.note();
         to.write_all(bytes).await?;
+        to.flush().await?;
         moved.note();
     }
 }
@@ -223,6 +224,8 @@ async fn down(
         frames.pass(bytes);
         moved.note();
         to.write_all(bytes).await?;
+        // TLS may keep back what its socket did not take at once.
+        to.flush().await?;
         moved.sent.fetch_add(read as u64, Ordering::Relaxed);
         moved.note();
     }

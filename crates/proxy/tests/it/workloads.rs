@@ -454,3 +454,48 @@ async fn request_bodies_are_bounded() {
         assert_eq!(record.error.map(|error| error.kind).as_deref(), kind);
     }
 }
+
+/// An app answers before it has read what it is sent, and reads on.
+#[tokio::test]
+async fn an_upload_goes_on_behind_an_early_answer() {
+    for answer in ["content-length: 0\r\n\r\n", "content-length: 16777216\r\n\r\n"] {
+        let (tell, mut told) = tokio::sync::mpsc::channel(1);
+        let body = if answer.contains("16777216") { "x".repeat(16 << 20) } else { String::new() };
+        let connect = scripted(move |_, stream| {
+            let (tell, body) = (tell.clone(), body.clone());
+            async move {
+                let (mut read, mut write) = tokio::io::split(stream);
+                let mut sent = Vec::new();
+                while !sent.windows(4).any(|end| end == b"\r\n\r\n") {
+                    read.read_buf(&mut sent).await.unwrap();
+                }
+                let answering = async {
+                    let head = format!("HTTP/1.1 200 OK\r\n{answer}");
+                    write.write_all(head.as_bytes()).await.unwrap();
+                    write.write_all(body.as_bytes()).await.unwrap();
+                };
+                let reading = async {
+                    while !sent.ends_with(b"end") {
+                        assert!(
+                            read.read_buf(&mut sent).await.unwrap() > 0,
+                            "the upload is cut off"
+                        );
+                    }
+                    tell.send(()).await.unwrap();
+                };
+                tokio::join!(answering, reading);
+            }
+        });
+        let (_, target) = workload(connect, UpstreamLimits::default());
+        let site = Site::start(app(Some(1), vec![(1, target)])).await;
+        let mut stream = tokio::net::TcpStream::connect(site.http).await.unwrap();
+        let length = 4 << 20;
+        let head = format!("POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The client reads nothing before it has sent everything.
+        let upload = [vec![b'u'; length - 3], b"end".to_vec()].concat();
+        let sending = tokio::time::timeout(PATIENCE, stream.write_all(&upload)).await;
+        sending.expect("the upload goes on").unwrap();
+        tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+    }
+}

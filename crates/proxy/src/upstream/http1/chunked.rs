@@ -111,6 +111,7 @@ fn trailers(from: &mut BytesMut, max_bytes: usize) -> Result<Option<HeaderMap>, 
             from.advance(2);
             return Ok(Some(HeaderMap::new()));
         }
+        _ if from.first() == Some(&b'\n') => return Err(Http1Error::Chunk),
         Some(_) => {}
         None => return Ok(None),
     }
@@ -179,6 +180,9 @@ mod tests {
             "10000000000000000\r\na\r\n0\r\n\r\n",
             "0\r\na : b\r\n\r\n",
             "0\r\n a: b\r\n\r\n",
+            "0\r\n\n",
+            "0\r\na: b\n\n",
+            "0\r\na: b\nc: d\r\n\r\n",
             &long,
             &trailer,
         ] {

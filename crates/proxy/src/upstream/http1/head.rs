@@ -39,7 +39,9 @@ pub(super) fn write(to: &mut BytesMut, method: &Method, uri: &Uri, headers: &Hea
     let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
     to.reserve(method.as_str().len() + target.len() + 16 + fields.sum::<usize>());
-    for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+    // `http://host?query` has no path (RFC 9112, section 3.2.1).
+    let root = if target.starts_with('?') { "/" } else { "" };
+    for part in [method.as_str(), " ", root, target, " HTTP/1.1\r\n"] {
         to.extend_from_slice(part.as_bytes());
     }
     // The host comes first, for servers that look for it before anything else.
@@ -80,6 +82,7 @@ pub(super) fn read(
     let framing = framing(version, status, method, &mut headers)?;
     let persists = version == Some(1)
         && status != StatusCode::SWITCHING_PROTOCOLS
+        && !(status == StatusCode::NO_CONTENT && announces_body(&headers))
         && !matches!(framing, Framing::Close)
         && !has_token(&headers, &CONNECTION, "close");
     Ok(Some(Head { status, headers, framing, persists }))
@@ -94,8 +97,13 @@ pub(super) fn fields(from: &mut BytesMut) -> Result<Option<(HeaderMap, usize)>, 
         return Ok(None);
     };
     let places = Places::of(from, fields);
-    let headers = places.fields(&from.split_to(length).freeze())?;
-    Ok(Some((headers, length)))
+    let block = from.split_to(length).freeze();
+    // What reads them takes a bare LF for the end of a line.
+    let is_bare = |at: usize| at == 0 || block.get(at - 1) != Some(&b'\r');
+    if memchr::memchr_iter(b'\n', &block).any(is_bare) {
+        return Err(Http1Error::Chunk);
+    }
+    Ok(Some((places.fields(&block)?, length)))
 }
 
 /// Where in a buffer the names and values of fields are: so that values can share the buffer, which
@@ -198,6 +206,12 @@ fn length(headers: &mut HeaderMap) -> Result<Option<u64>, Http1Error> {
     Ok(length)
 }
 
+/// Whether a body is spoken of, which may come although there is to be none.
+fn announces_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+}
+
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|it| it.trim().eq_ignore_ascii_case(token))
@@ -225,6 +239,7 @@ mod tests {
             ("200", "content-length: 3\r\n", Method::HEAD, "Length(0) true"),
             ("304", "content-length: 3\r\n", Method::GET, "Length(0) true"),
             ("204", "", Method::GET, "Length(0) true"),
+            ("204", "content-length: 5\r\n", Method::GET, "Length(0) false"),
             ("103", "", Method::GET, "Length(0) true"),
             ("200", "", Method::GET, "Close false"),
             ("200", "transfer-encoding: Chunked\r\n", Method::GET, "Chunked(Line) true"),
@@ -282,5 +297,9 @@ mod tests {
         write(&mut to, &Method::GET, &uri, &HeaderMap::from_iter(headers));
         let expected = "GET /a?b HTTP/1.1\r\nhost: a.test\r\naccept: */*\r\nx: \r\n\r\n";
         assert_eq!(std::str::from_utf8(&to).unwrap(), expected);
+        to.clear();
+        let uri = "http://a.test?b".parse().unwrap();
+        write(&mut to, &Method::GET, &uri, &HeaderMap::new());
+        assert_eq!(&to[..], b"GET /?b HTTP/1.1\r\n\r\n");
     }
 }

@@ -1,7 +1,8 @@
 //! A connection that speaks HTTP/1.1 (RFC 9112).
 //!
 //! Whoever waits for a response drives the connection: there is no task for it, so that a request
-//! wakes nobody but who asked. The request goes on being sent while its response is read. What the
+//! wakes nobody but who asked. Where a response begins before its request was sent to the end, that
+//! goes on in a task of its own. What the
 //! client is not to see is not filtered here; [`crate::forward`] does that.
 
 mod chunked;
@@ -10,14 +11,15 @@ mod upload;
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, TE};
 use http::{HeaderValue, Method, Request, Response};
 use http_body::{Frame, SizeHint};
-use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::io::{AsyncRead as _, ReadBuf, empty, join, sink, split};
+use tokio::task::coop::unconstrained;
 use tokio_util::io::poll_read_buf;
 
 use super::{Broken, Unanswered, UpstreamError, UpstreamLimits, may_repeat};
@@ -33,6 +35,8 @@ use upload::{Unsent, Upload};
 const MIN_READ: usize = 16 << 10;
 /// And at most, where more has come each time.
 const MAX_READ: usize = 256 << 10;
+/// What is left of a buffer is read into if it is at least this.
+const LEAST_ROOM: usize = 4 << 10;
 /// Responses before the final one that are taken.
 const MAX_INFORMATIONAL: usize = 64;
 
@@ -105,7 +109,10 @@ impl std::fmt::Debug for Line {
 
 impl Wire {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Http1Error>> {
-        self.read.reserve(self.appetite);
+        // What is left of a buffer will do: small pieces must not have a large one each.
+        if self.read.capacity() - self.read.len() < LEAST_ROOM {
+            self.read.reserve(self.appetite);
+        }
         let room = self.read.capacity() - self.read.len();
         let came = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.read))?;
         if came == 0 {
@@ -113,6 +120,8 @@ impl Wire {
         }
         if came == room {
             self.appetite = (self.appetite * 2).min(MAX_READ);
+        } else if came < self.appetite / 4 {
+            self.appetite = (self.appetite / 2).max(MIN_READ);
         }
         Poll::Ready(Ok(()))
     }
@@ -144,7 +153,10 @@ impl Line {
     pub(super) fn is_open(&mut self) -> bool {
         let (mut byte, mut cx) = ([0], Context::from_waker(Waker::noop()));
         let mut buffer = ReadBuf::new(&mut byte);
-        Pin::new(&mut self.0.stream).poll_read(&mut cx, &mut buffer).is_pending()
+        let mut stream = Pin::new(&mut self.0.stream);
+        // Looked at even by a task that has done much already.
+        let look = unconstrained(poll_fn(|cx| stream.as_mut().poll_read(cx, &mut buffer)));
+        pin!(look).poll(&mut cx).is_pending()
     }
 
     /// One try. An upload that goes on is waited for: its own timeout bounds it.
@@ -189,6 +201,9 @@ impl Line {
                 Answer::Upgraded(Box::new(Rewound { before, stream: self.0.stream }))
             }
             false => {
+                if !wire.upload.is_done() {
+                    wire.send_apart(limits);
+                }
                 let max_trailer_bytes = limits.max_header_bytes;
                 Answer::Body(Body { line: self, framing, persists, max_trailer_bytes })
             }
@@ -201,6 +216,18 @@ impl Line {
 }
 
 impl Wire {
+    /// Has what is left of a request sent however its response is read, which may have to wait for
+    /// that. The connection carries no other request then.
+    fn send_apart(&mut self, limits: &UpstreamLimits) {
+        let stream = std::mem::replace(&mut self.stream, Box::new(empty()));
+        let upload = std::mem::replace(&mut self.upload, Upload::none());
+        let (read, write) = split(stream);
+        self.stream = Box::new(join(read, sink()));
+        if !std::mem::replace(&mut self.broken, true) {
+            tokio::spawn(upload.finish(Box::new(join(empty(), write)), limits.stall_timeout));
+        }
+    }
+
     /// Sends a request, and reads the head of its response.
     async fn head(
         &mut self,
@@ -327,10 +354,6 @@ impl Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Http1Error>>> {
         let wire = &mut *self.line.0;
-        // The response may end before the request does; what becomes of that is no matter then.
-        if !wire.upload.is_done() && matches!(wire.poll_upload(cx), Poll::Ready(Err(_))) {
-            wire.broken = true;
-        }
         loop {
             match &mut self.framing {
                 Framing::Length(0) => return Poll::Ready(None),

@@ -1,17 +1,19 @@
 //! A request on its way to an upstream: its head, and its body as it comes.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request};
 use http_body::Body as _;
-use tokio::io::AsyncWrite as _;
+use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 
 use super::head;
-use crate::body::RequestBody;
+use crate::body::{RequestBody, Stall};
 use crate::snapshot::Stream;
 
 /// Why a request was not sent to its end.
@@ -36,6 +38,8 @@ pub(super) struct Upload {
     announced: u64,
     /// Something of the request was written, or taken from its body.
     begun: bool,
+    /// Counts what was.
+    moved: u64,
     done: bool,
 }
 
@@ -50,6 +54,7 @@ impl Upload {
             chunked: false,
             announced: 0,
             begun: false,
+            moved: 0,
             done: true,
         }
     }
@@ -110,7 +115,28 @@ impl Upload {
         }
         ready!(Pin::new(stream).poll_flush(cx)).map_err(Unsent::Upstream)?;
         self.done = true;
+        // What is kept for the next request is room for its head.
+        (self.body, self.data) = (RequestBody::Empty, Bytes::new());
         Poll::Ready(Ok(()))
+    }
+
+    /// Sends what is left for as long as the other side takes it, and has it see if that ends
+    /// early.
+    pub(super) async fn finish(mut self, mut stream: Box<dyn Stream>, patience: Duration) {
+        let mut stall = Stall::new(patience);
+        let mut seen = self.moved;
+        let sent = poll_fn(|cx| {
+            if let Poll::Ready(sent) = self.poll(&mut stream, cx) {
+                return Poll::Ready(sent.is_ok());
+            }
+            if std::mem::replace(&mut seen, self.moved) != self.moved {
+                stall.progress();
+            }
+            stall.poll(cx).map(|()| false)
+        });
+        if !sent.await {
+            let _ = stream.shutdown().await;
+        }
     }
 
     fn is_at_end(&self) -> bool {
@@ -123,6 +149,7 @@ impl Upload {
             return Ok(Poll::Pending);
         };
         self.begun = true;
+        self.moved += 1;
         match frame {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => self.put(data)?,
@@ -177,6 +204,7 @@ impl Upload {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.begun = true;
+            self.moved += 1;
             for part in [&mut self.front as &mut dyn bytes::Buf, &mut self.data, &mut self.tail] {
                 let count = part.remaining().min(written);
                 part.advance(count);
