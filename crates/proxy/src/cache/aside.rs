@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
+use selvedge_cache::key::Key;
 use selvedge_cache::object::Object;
 use selvedge_cache::policy::{Times, is_still, storable};
 use selvedge_cache::purge::Ticket;
@@ -39,6 +40,11 @@ impl Aside {
     pub(crate) fn new(cache: &Arc<Cache>, asking: Asking, stored: Option<Arc<Object>>) -> Self {
         let (ticket, asked_ms) = (cache.shelf.purger.ticket(), cache.now_ms());
         Self { cache: Arc::clone(cache), asking, stored, ticket, asked_ms }
+    }
+
+    /// The key of what is asked for.
+    pub(crate) fn key(&self) -> &Key {
+        &self.asking.primary
     }
 
     /// None while somebody else asks for the same: that is newer.

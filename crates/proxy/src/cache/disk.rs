@@ -17,7 +17,7 @@ use selvedge_cache::description::{self, Description};
 use selvedge_cache::disk::{self, Disk, OpenError, Options, Writer};
 use selvedge_cache::key::Key;
 use selvedge_cache::object::{Body, Object};
-use selvedge_cache::purge::{self, Generation, Purgeable as _, Purger, Stamp, Verdict};
+use selvedge_cache::purge::{self, Generation, Purgeable as _, Purger, Verdict};
 use selvedge_cache::status::Forwarded;
 use tokio::time::timeout;
 
@@ -136,13 +136,12 @@ impl Shelf {
 
     /// Stores an object anew whose body is the same.
     pub(super) fn put_again(&self, key: &Key, entry: Entry) {
-        match entry.what() {
-            What::Object(object) if object.body.on_disk().is_some() => {
-                if let Some(body) = object.body.on_disk() {
-                    self.renew(key, &entry, body);
-                }
-            }
-            _ => self.put(key, entry),
+        if let What::Object(object) = entry.what()
+            && let Some(body) = object.body.on_disk()
+        {
+            self.renew(key, &entry, body);
+        } else {
+            self.put(key, entry);
         }
     }
 
@@ -217,11 +216,7 @@ fn recalled(found: disk::Found) -> Option<(Entry, bool)> {
             What::Varies(Variants { names, generation })
         }
     };
-    Some((Entry::new(what, about, tags, stamp_of(&stamp)), is_small))
-}
-
-fn stamp_of(stamp: &Stamp) -> Stamp {
-    Stamp::from_u64(stamp.as_u64())
+    Some((Entry::new(what, about, tags, stamp), is_small))
 }
 
 impl Cache {

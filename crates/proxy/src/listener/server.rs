@@ -85,9 +85,7 @@ impl Sockets {
             }
         }
     }
-}
 
-impl Sockets {
     /// Those that another process can go on with. Of HTTP/3 there are none: who reads its socket
     /// has to know its connections.
     fn to_hand_over(&self) -> Weak<Vec<TcpListener>> {

@@ -62,9 +62,7 @@ impl Asked {
             return Ok(response);
         }
         let (host, path) = (self.checked.authority.host(), self.head.uri.path());
-        let target = self.head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let key = scope.key(scheme, &self.authority(), target);
-        let about = About::new(scope, key, &host, path);
+        let about = About::new(scope, aside.key().clone(), &host, path);
         let whose = Whose { about, origin: self.origin(), head: self.head.clone() };
         if is_head {
             aside.head_came(whose, response.status(), headers);

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, TE};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead as _, ReadBuf, empty, join, sink, split};
 use tokio::task::coop::unconstrained;
@@ -241,7 +241,7 @@ impl Wire {
         poll_fn(|cx| {
             loop {
                 match self.poll_head(request.method(), limits.max_header_bytes, cx) {
-                    Poll::Ready(Ok(head)) if is_informational(&head, request) => {
+                    Poll::Ready(Ok(head)) if is_informational(&head) => {
                         informational += 1;
                         if informational > MAX_INFORMATIONAL {
                             return Poll::Ready(Err(classify(Http1Error::Informational, received)));
@@ -299,10 +299,8 @@ impl Wire {
 }
 
 /// Whether a head is not that of the answer.
-fn is_informational(head: &Head, request: &Request<RequestBody>) -> bool {
-    head.status.is_informational()
-        && !head::switches(head.status, request.headers())
-        && head.status != http::StatusCode::SWITCHING_PROTOCOLS
+fn is_informational(head: &Head) -> bool {
+    head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// What the client's part in it is, if it has one.
