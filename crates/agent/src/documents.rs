@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use selvedge_model::documents::{Installation, PinKeys};
+use selvedge_model::documents::{Installation, PinKeys, TicketKeys};
 use selvedge_model::pin::PinAuthority;
 use selvedge_model::{
     Activation, AppName, Assignment, CertificateBundle, EnvironmentName, Generation, Host, SiteId,
@@ -12,7 +12,7 @@ use selvedge_model::{
 use selvedge_telemetry::logging::Chain;
 use serde::de::DeserializeOwned;
 
-use crate::certificates;
+use crate::{certificates, tickets};
 
 /// An app in one of its environments.
 pub(crate) type AppKey = (AppName, EnvironmentName);
@@ -30,6 +30,7 @@ pub(crate) enum Name {
     Installation,
     Topology,
     PinKeys,
+    TicketKeys,
     Assignment(AppKey),
     Activation(AppKey),
     Certificate(Host),
@@ -43,6 +44,7 @@ impl Name {
             keys::INSTALLATION => return Some(Self::Installation),
             keys::TOPOLOGY => return Some(Self::Topology),
             keys::PIN_KEYS => return Some(Self::PinKeys),
+            keys::TICKET_KEYS => return Some(Self::TicketKeys),
             _ => {}
         }
         if let Some(rest) = key.strip_prefix(&keys::assignments(site)) {
@@ -63,6 +65,7 @@ impl Name {
             Self::Installation => keys::INSTALLATION.to_owned(),
             Self::Topology => keys::TOPOLOGY.to_owned(),
             Self::PinKeys => keys::PIN_KEYS.to_owned(),
+            Self::TicketKeys => keys::TICKET_KEYS.to_owned(),
             Self::Assignment((app, environment)) => keys::assignment(site, app, environment),
             Self::Activation((app, environment)) => keys::activation(app, environment),
             Self::Certificate(host) => keys::certificate(site, host),
@@ -100,6 +103,7 @@ pub(crate) struct Documents {
     pub(crate) installation: Option<Versioned<Installation>>,
     pub(crate) topology: Option<Versioned<Topology>>,
     pub(crate) pin_keys: Option<Versioned<PinKeys>>,
+    pub(crate) ticket_keys: Option<Versioned<TicketKeys>>,
     pub(crate) assignments: BTreeMap<AppKey, Versioned<Assignment>>,
     /// Of every app: an activation may come before the assignment that makes it matter here.
     pub(crate) activations: BTreeMap<AppKey, Versioned<Activation>>,
@@ -116,6 +120,7 @@ impl Documents {
             Name::Installation => self.installation.as_ref().map(|it| it.generation),
             Name::Topology => self.topology.as_ref().map(|it| it.generation),
             Name::PinKeys => self.pin_keys.as_ref().map(|it| it.generation),
+            Name::TicketKeys => self.ticket_keys.as_ref().map(|it| it.generation),
             Name::Assignment(app) => self.assignments.get(app).map(|it| it.generation),
             Name::Activation(app) => self.activations.get(app).map(|it| it.generation),
             Name::Certificate(host) => self.certificates.get(host).map(|it| it.generation),
@@ -129,6 +134,7 @@ impl Documents {
             self.installation.is_some().then_some(Name::Installation),
             self.topology.is_some().then_some(Name::Topology),
             self.pin_keys.is_some().then_some(Name::PinKeys),
+            self.ticket_keys.is_some().then_some(Name::TicketKeys),
         ];
         single
             .into_iter()
@@ -188,6 +194,11 @@ impl Documents {
                 taken.check(PinAuthority::new(&document.value))?;
                 self.pin_keys = Some(document);
             }
+            Name::TicketKeys => {
+                let document = taken.read(|_| None)?;
+                taken.check(tickets::keys(&document.value))?;
+                self.ticket_keys = Some(document);
+            }
             Name::Assignment((app, environment)) => {
                 let document = taken.read(|it: &Assignment| {
                     Some(keys::assignment(&it.site, &it.app, &it.environment))
@@ -232,6 +243,7 @@ impl Documents {
             Name::Installation => self.installation = None,
             Name::Topology => self.topology = None,
             Name::PinKeys => self.pin_keys = None,
+            Name::TicketKeys => self.ticket_keys = None,
             Name::Assignment(app) => drop(self.assignments.remove(app)),
             Name::Activation(app) => drop(self.activations.remove(app)),
             Name::Certificate(host) => drop(self.certificates.remove(host)),

@@ -31,6 +31,7 @@ mod resources;
 mod restore;
 mod snapshot;
 mod status;
+mod tickets;
 mod tunnel;
 mod watch;
 mod workloads;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use selvedge_model::documents::{EpochReport, Installation, Probe};
 use selvedge_model::pin::PinAuthority;
 use selvedge_model::{AppReport, Digest, Epoch, EpochState, Generation, Host, hosts};
-use selvedge_proxy::{AppView, EpochView, Snapshot};
+use selvedge_proxy::{AppView, EpochView, Snapshot, TlsPolicy};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -18,6 +18,7 @@ use crate::probe::{Asker, targets};
 use crate::reconciler::{Event, Reconciler};
 use crate::snapshot::{Form, active, app_view, floor, host_table};
 use crate::status::Status;
+use crate::tickets;
 
 /// How long after a first bad answer the site asks itself again. Control repeats a failing probe for
 /// a few seconds only before it takes the release for broken.
@@ -52,6 +53,7 @@ struct Mark {
     hosts: BTreeMap<Host, AppKey>,
     certificates: BTreeMap<Host, Digest>,
     pins: Option<Generation>,
+    tickets: Option<Generation>,
 }
 
 /// The site's requests to itself, by app.
@@ -198,6 +200,7 @@ impl Reconciler {
             hosts: hosts.iter().map(|(host, view)| (host.clone(), key(view))).collect(),
             certificates: self.certificates.fingerprints(),
             pins: documents.pin_keys.as_ref().map(|it| it.generation),
+            tickets: documents.ticket_keys.as_ref().map(|it| it.generation),
         };
         if self.published.mark.as_ref() != Some(&mark) {
             self.published.mark = Some(mark);
@@ -208,7 +211,7 @@ impl Reconciler {
                 rest: None,
                 certificates: self.certificates.keys(),
                 default_certificate: None,
-                tls: Arc::default(),
+                tls: Arc::new(tls(documents)),
                 explain: self.setup.explain,
                 probe_key: Some(self.setup.probe_key.clone()),
             }));
@@ -305,6 +308,7 @@ impl Reconciler {
             apps,
             certificates: self.certificates.fingerprints(),
             zones: self.published.zones.clone().unwrap_or_default(),
+            ticket_keys: self.published.mark.as_ref().and_then(|it| it.tickets),
             problems: self.problems(documents),
             settled,
         };
@@ -334,6 +338,13 @@ impl Reconciler {
             .chain(self.setup.log.journal().problem().borrow().clone())
             .collect()
     }
+}
+
+/// Without shared keys the proxy makes its own.
+fn tls(documents: &Documents) -> TlsPolicy {
+    let document = documents.ticket_keys.as_ref();
+    let ticket_keys = document.and_then(|it| tickets::keys(&it.value).ok()).unwrap_or_default();
+    TlsPolicy { ticket_keys, ..TlsPolicy::default() }
 }
 
 #[cfg(test)]

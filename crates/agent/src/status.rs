@@ -17,6 +17,8 @@ pub(crate) struct Status {
     pub(crate) certificates: BTreeMap<Host, Digest>,
     /// Zones that the DNS server answers from.
     pub(crate) zones: BTreeMap<Host, Generation>,
+    /// The keys of session tickets in use; `None`: the proxy's own.
+    pub(crate) ticket_keys: Option<Generation>,
     /// What does not work, in words.
     pub(crate) problems: Vec<String>,
     /// Whether everything that users should see now is there or has failed: until then a starting

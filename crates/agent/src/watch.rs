@@ -25,6 +25,7 @@ fn prefixes(site: &SiteId) -> Vec<String> {
         keys::INSTALLATION.to_owned(),
         keys::TOPOLOGY.to_owned(),
         keys::PIN_KEYS.to_owned(),
+        keys::TICKET_KEYS.to_owned(),
         keys::assignments(site),
         keys::ACTIVATIONS.to_owned(),
         keys::certificates(site),

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::{Authority, AuthorityError};
 use crate::console::{self, Console, Reach, Signing};
 use crate::data::{DataDirectory, DataError, random};
-use crate::drivers::{self, Certificates, Names, Places, Problems};
+use crate::drivers::{self, Certificates, Names, Places, Problems, Tickets};
 use crate::git::{Git, GitError, GitService, ServiceConfig};
 use crate::logs::{Logs, OwnLog};
 use crate::operations::Operations;
@@ -398,6 +398,9 @@ async fn drive(
     let places = Places::new(fabric.clone());
     let (world, found) = (mirror.subscribe(), problems.clone());
     tasks.spawn("the driver of places", |token| drivers::drive(places, world, found, token));
+    let tickets = Tickets::new(fabric.clone());
+    let (world, found) = (mirror.subscribe(), problems.clone());
+    tasks.spawn("the driver of ticket keys", |token| drivers::drive(tickets, world, found, token));
     tasks.spawn("the mirror of the store", |token| mirror.run(token));
     Ok(problems)
 }

@@ -5,9 +5,10 @@
 //! and not in it. Times are Unix milliseconds.
 
 mod installation;
+mod push;
+mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,8 @@ use crate::manifest::App;
 use crate::version::{Epoch, Generation};
 
 pub use installation::Installation;
+pub use push::{Push, PushApp, PushCause, PushFailure, PushState, Stage, StageRecord};
+pub use secrets::{CertificateBundle, PinKeys, TicketKeys};
 
 /// What an app is at one commit: immutable, and the same at every site.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -285,48 +288,6 @@ pub struct SiteReport {
     pub limitations: Vec<String>,
 }
 
-/// A certificate with its key, for one host at one site.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CertificateBundle {
-    /// The host.
-    pub host: Host,
-    /// Leaf first, PEM.
-    pub chain_pem: String,
-    /// PKCS #8, PEM. Never shown by `Debug`.
-    pub key_pem: String,
-    /// SHA-256 of the leaf (DER).
-    pub fingerprint: Digest,
-    /// When it is first valid.
-    pub not_before_ms: u64,
-    /// When it is last valid.
-    pub not_after_ms: u64,
-}
-
-impl fmt::Debug for CertificateBundle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CertificateBundle")
-            .field("host", &self.host)
-            .field("fingerprint", &self.fingerprint)
-            .field("not_after_ms", &self.not_after_ms)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The keys that authenticate pins: see [`crate::pin`].
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PinKeys {
-    /// 32 bytes each in hexadecimal; the first signs, all verify.
-    pub keys: Vec<String>,
-}
-
-impl fmt::Debug for PinKeys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PinKeys({})", self.keys.len())
-    }
-}
-
 /// A host's claim by an app; create-if-absent makes hosts unique in an installation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -367,195 +328,6 @@ pub struct HistoryEntry {
     pub at_ms: u64,
 }
 
-/// The stages of a push, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stage {
-    /// The push is taken in, queued and checked out.
-    Receive,
-    /// `selvedge.toml` is read and checked; hosts are free.
-    Validate,
-    /// Build commands run.
-    Build,
-    /// Test commands run.
-    Test,
-    /// Artifacts and the release are stored.
-    Publish,
-    /// Sites are chosen.
-    Plan,
-    /// Sites fetch and start the release.
-    Warm,
-    /// The ref moves and the activation is written.
-    Activate,
-    /// Every site reports the epoch and answers.
-    Verify,
-}
-
-impl Stage {
-    /// Every stage in order.
-    pub const ALL: [Stage; 9] = [
-        Self::Receive,
-        Self::Validate,
-        Self::Build,
-        Self::Test,
-        Self::Publish,
-        Self::Plan,
-        Self::Warm,
-        Self::Activate,
-        Self::Verify,
-    ];
-
-    /// The stage's name as people see it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Receive => "receive",
-            Self::Validate => "validate",
-            Self::Build => "build",
-            Self::Test => "test",
-            Self::Publish => "publish",
-            Self::Plan => "plan",
-            Self::Warm => "warm",
-            Self::Activate => "activate",
-            Self::Verify => "verify",
-        }
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// A push and what became of it: the recorded intent that a restarted control completes or undoes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Push {
-    /// Counts up in the repository from 1.
-    pub number: u64,
-    /// The repository.
-    pub repository: RepositoryName,
-    /// What started it.
-    pub cause: PushCause,
-    /// What main was when the push was made; `None` for the first push.
-    pub old_commit: Option<String>,
-    /// What main is to be.
-    pub new_commit: String,
-    /// When it was received.
-    pub received_ms: u64,
-    /// How it stands.
-    pub state: PushState,
-    /// The stages begun so far, in order.
-    pub stages: Vec<StageRecord>,
-    /// The apps that it releases, once known.
-    pub apps: Vec<PushApp>,
-}
-
-impl Push {
-    /// Whether the push is still under way: waiting, or anywhere before its end.
-    pub fn is_open(&self) -> bool {
-        match self.state {
-            PushState::Queued
-            | PushState::Preparing
-            | PushState::Committing
-            | PushState::Settling => true,
-            PushState::Live | PushState::Refused(_) | PushState::RolledBack(_) => false,
-        }
-    }
-}
-
-/// What started a push.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "cause", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum PushCause {
-    /// `git push`.
-    Push,
-    /// `selvedge rollback`, to this release.
-    Rollback {
-        /// The release that becomes live again.
-        release: ReleaseId,
-    },
-    /// Verification of another push failed.
-    Restore {
-        /// The push that failed.
-        push: u64,
-    },
-    /// `selvedge apps rm`, of this app.
-    Removal {
-        /// The app that goes.
-        app: AppName,
-    },
-}
-
-/// How a push stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum PushState {
-    /// Waiting for the repository's earlier pushes.
-    Queued,
-    /// Before the commit point: a restart undoes it.
-    Preparing,
-    /// At or past the commit point: a restart completes it.
-    Committing,
-    /// Verified: a restart has only the records left to bring up to date, and asks the sites no
-    /// more.
-    Settling,
-    /// Live and verified.
-    Live,
-    /// Refused before the commit point; nothing changed.
-    Refused(PushFailure),
-    /// Failed after the commit point; the previous release is live again.
-    RolledBack(PushFailure),
-}
-
-/// Why a push failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PushFailure {
-    /// Where.
-    pub stage: Stage,
-    /// What happened and what to do, in words.
-    pub reason: String,
-    /// The last lines of the output that shows it.
-    pub last_lines: Vec<String>,
-}
-
-/// One stage of a push.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StageRecord {
-    /// Which.
-    pub stage: Stage,
-    /// When it began.
-    pub started_ms: u64,
-    /// How long it took; `None` while it runs.
-    pub duration_ms: Option<u64>,
-    /// A word on what was done ("dependencies from the cache", "unchanged, not rebuilt").
-    pub note: Option<String>,
-}
-
-/// An app of the pushed commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PushApp {
-    /// The app.
-    pub app: AppName,
-    /// Its release.
-    pub release: ReleaseId,
-    /// Its directory in the commit, `/`-separated, empty for the top. `None` in records of versions
-    /// that did not keep it.
-    #[serde(default)]
-    pub directory: Option<String>,
-    /// Its epoch, once reserved. An app that the push does not change never gets one.
-    pub epoch: Option<Epoch>,
-    /// Where it goes, once planned.
-    pub sites: BTreeSet<SiteId>,
-    /// The sites that had it warm just before it was committed. A site that was away then has not
-    /// tried it before everybody was sent to it, and cannot fail it afterwards.
-    #[serde(default)]
-    pub warm: BTreeSet<SiteId>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -581,20 +353,5 @@ mod tests {
         assert_eq!(activation.select(&fra, 100).unwrap().epoch.number, 1);
         assert_eq!(activation.select(&nyc, 0).unwrap().epoch.number, 1);
         assert_eq!(activation.newest(), Some(Epoch::new(1, 2)));
-    }
-
-    #[test]
-    fn debug_hides_keys() {
-        let bundle = CertificateBundle {
-            host: Host::new("a.b").unwrap(),
-            chain_pem: String::new(),
-            key_pem: "SECRET".into(),
-            fingerprint: Digest::of(b""),
-            not_before_ms: 0,
-            not_after_ms: 0,
-        };
-        assert!(
-            !format!("{bundle:?} {:?}", PinKeys { keys: vec!["SECRET".into()] }).contains("SECRET")
-        );
     }
 }

@@ -6,6 +6,7 @@
 //! | `installation` | [`Installation`](crate::documents::Installation) | control |
 //! | `topology` | [`Topology`](crate::Topology) | control |
 //! | `pin-keys` | [`PinKeys`](crate::documents::PinKeys) | control |
+//! | `ticket-keys` | [`TicketKeys`](crate::documents::TicketKeys) | control |
 //! | `app/APP` | [`AppRecord`](crate::documents::AppRecord) | control |
 //! | `host/HOST` | [`HostClaim`](crate::documents::HostClaim) | control |
 //! | `release/APP/DIGEST` | [`Release`](crate::Release) | control |
@@ -29,6 +30,8 @@ pub const INSTALLATION: &str = "installation";
 pub const TOPOLOGY: &str = "topology";
 /// The keys that authenticate pins.
 pub const PIN_KEYS: &str = "pin-keys";
+/// The keys of TLS session tickets.
+pub const TICKET_KEYS: &str = "ticket-keys";
 /// Prefix of all app records.
 pub const APPS: &str = "app/";
 /// Prefix of all pushes.

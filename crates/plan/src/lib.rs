@@ -13,3 +13,4 @@ pub mod explain;
 pub mod operations;
 pub mod placement;
 pub mod rollout;
+pub mod tickets;

@@ -7,6 +7,8 @@ mod life;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod tunnels;
 #[cfg(test)]
 mod world;

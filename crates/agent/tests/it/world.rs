@@ -20,8 +20,8 @@ use selvedge_model::manifest::BuildLimits;
 use selvedge_model::manifest::{PathPattern, Placement};
 use selvedge_model::{
     Activation, App, AppName, AppReport, Artifact, Assignment, AssignmentEntry, Digest,
-    EnvironmentName, Epoch, EpochState, Host, Release, ReleaseId, RepositoryName, Route, Service,
-    ServiceKind, ServiceName, SiteId, SiteReport, keys,
+    EnvironmentName, Epoch, EpochState, Generation, Host, Release, ReleaseId, RepositoryName,
+    Route, Service, ServiceKind, ServiceName, SiteId, SiteReport, keys,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -110,8 +110,8 @@ impl World {
         server.await.unwrap();
     }
 
-    pub(crate) async fn put(&self, key: &str, value: &impl Serialize) {
-        Typed(self.fabric.as_ref()).put(key, value, Expect::Any).await.unwrap();
+    pub(crate) async fn put(&self, key: &str, value: &impl Serialize) -> Generation {
+        Typed(self.fabric.as_ref()).put(key, value, Expect::Any).await.unwrap()
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
@@ -242,10 +242,15 @@ impl World {
     }
 
     pub(crate) async fn agent(&self) -> Running {
+        self.agent_of(fra(), "site").await
+    }
+
+    /// An agent of any site, with a directory of its own.
+    pub(crate) async fn agent_of(&self, site: SiteId, directory: &str) -> Running {
         let any = |last| SocketAddr::from(([127, 0, 0, last], 0));
         let config = Config {
-            site: fra(),
-            data: self.directory.path().join("site"),
+            site,
+            data: self.directory.path().join(directory),
             artifacts: self.directory.path().join("artifacts"),
             fabric: Arc::new(Client::connect(&self.socket())),
             tunnel: self.directory.path().join("tunnel.sock"),
@@ -262,9 +267,10 @@ impl World {
         };
         let agent = Agent::start(config).await.unwrap();
         let (http, admin) = (agent.http_address(), agent.admin_address());
+        let https = agent.https_address();
         let token = CancellationToken::new();
         let task = tokio::spawn(agent.run(token.clone()));
-        Running { http, admin, token, task }
+        Running { http, https, admin, token, task }
     }
 
     pub(crate) fn ledger(&self, key: &str) -> PathBuf {
@@ -279,6 +285,7 @@ impl World {
 /// An agent at work.
 pub(crate) struct Running {
     pub(crate) http: SocketAddr,
+    pub(crate) https: SocketAddr,
     pub(crate) admin: SocketAddr,
     token: CancellationToken,
     task: JoinHandle<()>,

@@ -10,6 +10,7 @@ mod names;
 mod places;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,8 +24,10 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use certificates::Certificates;
 pub(crate) use names::{Names, explain as explain_names};
 pub(crate) use places::Places;
+pub(crate) use tickets::Tickets;
 
 use crate::authority::AuthorityError;
+use crate::data::DataError;
 use crate::world::World;
 
 /// How long a driver waits after a failure before it tries again.
@@ -56,6 +59,8 @@ pub(crate) enum DriverError {
     Write(#[source] FabricError),
     #[error("issuing a certificate")]
     Authority(#[from] AuthorityError),
+    #[error("making a key")]
+    Random(#[from] DataError),
 }
 
 /// What does not work, by driver, in words.

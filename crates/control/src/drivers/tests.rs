@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use selvedge_fabric::embedded::Embedded;
 use selvedge_fabric::{Change, Expect, SharedFabric, Typed};
+use selvedge_model::documents::TicketKeys;
 use selvedge_model::{
     Assignment, CertificateBundle, EnvironmentName, EpochState, Host, Installation, PushState,
     Zone, keys,
@@ -54,7 +55,9 @@ impl Store {
         let certificates = Certificates::new(fabric.clone(), authority);
         tokio::spawn(drive(certificates, mirror.subscribe(), problems.clone(), token.clone()));
         let names = Names::new(fabric.clone());
-        tokio::spawn(drive(names, mirror.subscribe(), problems, token.clone()));
+        tokio::spawn(drive(names, mirror.subscribe(), problems.clone(), token.clone()));
+        let tickets = Tickets::new(fabric.clone());
+        tokio::spawn(drive(tickets, mirror.subscribe(), problems, token.clone()));
         tokio::spawn(mirror.run(token));
         store
     }
@@ -215,4 +218,21 @@ async fn sites_that_join_get_what_is_live_once_no_push_is_under_way() {
     assert_eq!(store.assigned("nyc").await, Some(assignment("nyc", 2, "two")));
     assert_eq!(store.assigned("fra").await, Some(assignment("fra", 2, "two")));
     assert_eq!(store.assigned("sin").await, None);
+}
+
+#[tokio::test]
+async fn ticket_keys_are_made_and_go_on_from_those_that_sites_have() {
+    let store = Store::start(&["fra"]).await;
+    let made = store.wait::<TicketKeys>(keys::TICKET_KEYS, |_| true).await;
+    assert_eq!(made.keys.len(), 2);
+    assert_ne!(made.keys[0], made.keys[1]);
+    // Control was away for a day.
+    let old = TicketKeys { since_ms: made.since_ms - 24 * 60 * 60 * 1000, ..made.clone() };
+    store.put(keys::TICKET_KEYS, &old).await;
+    let mirror = Mirror::start(&store.fabric, &crate::control::DRIVEN).await.unwrap();
+    let wait = Tickets::new(store.fabric.clone()).reconcile(&mut mirror.subscribe()).await.unwrap();
+    assert!(wait.unwrap() > Duration::from_secs(60 * 60));
+    let next = store.wait::<TicketKeys>(keys::TICKET_KEYS, |_| true).await;
+    assert_eq!((&next.keys[0], &next.keys[2]), (&made.keys[1], &made.keys[0]));
+    assert!(!made.keys.contains(&next.keys[1]) && next.since_ms >= made.since_ms);
 }
