@@ -1,6 +1,6 @@
 //! `cache-status` (RFC 9211): what the cache did with a request.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -68,8 +68,20 @@ impl CacheStatus {
 
     /// The field's value, with `name` as this cache's.
     pub fn value(&self, name: &str) -> Option<HeaderValue> {
-        let mut text = String::with_capacity(64);
-        write!(text, "{name}{self}").ok()?;
+        // Every answer has one of these, and most the first two.
+        let text = match self {
+            Self::Hit { remaining_ms } => {
+                [name, "; hit; ttl=", &remaining_ms.div_euclid(1000).to_string()].concat()
+            }
+            Self::Forwarded {
+                reason,
+                status: None,
+                stored: false,
+                collapsed: false,
+                detail: None,
+            } => [name, "; fwd=", reason.as_str()].concat(),
+            Self::Forwarded { .. } => format!("{name}{self}"),
+        };
         HeaderValue::try_from(text).ok()
     }
 

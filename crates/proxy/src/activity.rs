@@ -4,6 +4,7 @@
 //! the connection in its roster looks every now and then whether too little did, and says what the
 //! connection is to do, so that a connection needs no timer of its own.
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,6 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::Limits;
+
+/// Up to how many bytes are copied to be written by one plain call, which costs the system less than
+/// to take them from several places.
+const SMALL: usize = 2048;
 
 /// What happened last on a connection. Times are milliseconds since its start, plus one; zero
 /// means "not now".
@@ -192,6 +197,10 @@ impl Busy {
 
     /// The connection got a chunk of the body.
     pub(crate) fn handed(&mut self) {
+        // Without other streams between, what is not taken blocks the writing.
+        if !self.activity.multiplexed.load(Ordering::Relaxed) {
+            return;
+        }
         self.activity.last_chunk.store(self.activity.now(), Ordering::Relaxed);
         if !std::mem::replace(&mut self.handed_out, true) {
             self.activity.handed_out.fetch_add(1, Ordering::Relaxed);
@@ -224,6 +233,16 @@ impl<S> Watched<S> {
     }
 }
 
+/// What is written in pieces, in one if it is small.
+fn gather<'a>(slices: &[IoSlice<'_>], room: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut end = 0;
+    for slice in slices {
+        room.get_mut(end..end + slice.len())?.copy_from_slice(slice);
+        end += slice.len();
+    }
+    room.get(..end)
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -253,9 +272,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        slices: &[std::io::IoSlice<'_>],
+        slices: &[IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        let mut small = [0; SMALL];
+        let result = match gather(slices, &mut small) {
+            Some(bytes) => Pin::new(&mut self.stream).poll_write(cx, bytes),
+            None => Pin::new(&mut self.stream).poll_write_vectored(cx, slices),
+        };
         self.note(&result);
         result
     }

@@ -14,7 +14,7 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::Limits;
 use crate::cache::{DiskBody, StoredBody, StreamBody};
@@ -35,34 +35,42 @@ pub(crate) type BodyError = Box<dyn Error + Send + Sync>;
 pub(crate) struct Stall {
     timeout: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
+    /// When the wait under way began.
+    since: Option<Instant>,
 }
 
 impl Stall {
     pub(crate) fn new(timeout: Duration) -> Self {
-        Self { timeout, sleep: None, waiting: false }
+        Self { timeout, sleep: None, since: None }
     }
 
     /// Something came: the next wait starts anew.
     pub(crate) fn progress(&mut self) {
-        self.waiting = false;
+        self.since = None;
     }
 
     /// Another wait begins.
     pub(crate) fn restart(&mut self, timeout: Duration) {
         self.timeout = timeout;
-        self.waiting = false;
+        self.since = None;
     }
 
     /// Nothing came. Ready when that has lasted for the timeout.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let timeout = self.timeout;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        if !self.waiting {
-            self.waiting = true;
-            sleep.as_mut().reset(Instant::now() + timeout);
+        let until = *self.since.get_or_insert_with(Instant::now) + timeout;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        // A timer for an earlier wait goes on: it rings too early at most, and is moved on then.
+        if sleep.deadline() > until {
+            sleep.as_mut().reset(until);
         }
-        sleep.as_mut().poll(cx)
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= until {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(until);
+        }
     }
 }
 

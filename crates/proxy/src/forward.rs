@@ -1,19 +1,21 @@
 //! Headers between client and workload: what belongs to one connection stays there, and what a
 //! workload is told of the client comes from us alone.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use http::header::{
     AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
     CONTENT_TYPE, COOKIE, DATE, EXPECT, EXPIRES, FORWARDED, HOST, LOCATION, MAX_FORWARDS, PRAGMA,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, RETRY_AFTER, SET_COOKIE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VARY, VIA, WWW_AUTHENTICATE,
+    PROXY_AUTHENTICATE, RANGE, RETRY_AFTER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    VARY, VIA, WWW_AUTHENTICATE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use crate::authority::Authority;
 
+/// How many fields of ours there are about.
+const ADDED: usize = 8;
 /// How we note in `via` that a request has passed.
 const OUR_HOP: &str = "1.1 selvedge";
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -101,24 +103,25 @@ const NO_TRAILER_PREFIXES: [&str; 3] = ["if-", "proxy-", "selvedge-"];
 /// Removes what concerns only the connection that a message came by (RFC 9110, section 7.6.1).
 /// With them goes any upgrade; who allows one puts it back.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let nominated: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            // A message must not be able to have its host or framing removed.
-            .filter(|name| name != HOST && name != CONTENT_LENGTH)
-            .collect();
-        for name in nominated {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
-    }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+    for name in nominated(headers) {
         headers.remove(name);
     }
+    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// What a message says to concern only its connection.
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        // A message must not be able to have its host or framing removed.
+        .filter(|name| name != HOST && name != CONTENT_LENGTH)
+        .collect()
 }
 
 /// How many of our own proxies a request has passed, as they have noted (RFC 9110, section 7.6.3).
@@ -160,35 +163,30 @@ pub(crate) fn trailers(trailers: &mut HeaderMap, max_bytes: usize) -> bool {
     true
 }
 
-/// Makes a client's headers those that the workload sees.
+/// Of a client's headers those that the workload sees, with what it is told of the client.
 pub(crate) fn to_workload(
-    headers: &mut HeaderMap,
+    sent: &HeaderMap,
     authority: &Authority,
     peer: SocketAddr,
     scheme: &'static str,
-) {
-    let trailers = asks_for_trailers(headers);
-    remove_hop_by_hop(headers);
-    if trailers {
+) -> HeaderMap {
+    let nominated = nominated(sent);
+    let mut headers = HeaderMap::with_capacity(sent.keys_len() + ADDED);
+    for (name, value) in sent {
+        if !stays_here(name) && !nominated.contains(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    if asks_for_trailers(sent) {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    let forged: Vec<HeaderName> = headers.keys().filter(|it| is_forgeable(it)).cloned().collect();
-    for name in forged {
-        headers.remove(name);
-    }
-    // The client's connection has dealt with the expectation; proxies' credentials are for us.
-    headers.remove(EXPECT);
-    headers.remove(PROXY_AUTHORIZATION);
     let ip = peer.ip().to_canonical();
+    let node = ip.to_string();
+    let (open, close) = if ip.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
     let host = authority.as_header().clone();
-    let node = match ip {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("\"[{ip}]\""),
-    };
     let shown = host.to_str().unwrap_or_default();
-    let forwarded = format!("for={node};host=\"{shown}\";proto={scheme}");
-    let pairs = [(X_FORWARDED_FOR, ip.to_string()), (FORWARDED, forwarded)];
-    for (name, value) in pairs {
+    let forwarded = ["for=", open, &node, close, ";host=\"", shown, "\";proto=", scheme].concat();
+    for (name, value) in [(X_FORWARDED_FOR, node), (FORWARDED, forwarded)] {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(name, value);
         }
@@ -197,6 +195,26 @@ pub(crate) fn to_workload(
     headers.insert(X_FORWARDED_HOST, host.clone());
     headers.insert(HOST, host);
     headers.append(VIA, HeaderValue::from_static(OUR_HOP));
+    headers
+}
+
+/// Whether a client's field is not for the workload, or is said to it by us: what concerns the
+/// client's connection, which has dealt with the expectation, proxies' credentials, which are for us,
+/// and what would be taken for our word.
+fn stays_here(name: &HeaderName) -> bool {
+    match name.as_str() {
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "te"
+        | "transfer-encoding"
+        | "upgrade"
+        | "expect"
+        | "proxy-authorization"
+        | "host"
+        | "forwarded" => true,
+        _ => is_forgeable(name),
+    }
 }
 
 /// Makes a workload's headers those that the client sees; which trailers follow is said only to a
@@ -233,10 +251,9 @@ mod tests {
         for (name, value) in extra {
             request = request.header(*name, *value);
         }
-        let mut head = request.body(()).unwrap().into_parts().0;
+        let head = request.body(()).unwrap().into_parts().0;
         let authority = Authority::of(&head).unwrap();
-        to_workload(&mut head.headers, &authority, peer.parse().unwrap(), "https");
-        head.headers
+        to_workload(&head.headers, &authority, peer.parse().unwrap(), "https")
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub(crate) struct Exchange {
     record: Option<Box<AccessRecord>>,
     /// Of the response; 0 until there is one.
     status: u16,
-    started: Instant,
+    /// None where records are not kept.
+    started: Option<Instant>,
     /// None while nothing was asked of the request's body.
     received: Option<Arc<Received>>,
     log: AccessLog,
@@ -48,9 +49,9 @@ impl Exchange {
             })
         });
         Self {
+            started: record.is_some().then(Instant::now),
             record,
             status: 0,
-            started: Instant::now(),
             received: None,
             log: client.shared.access.clone(),
             busy: Some(client.activity.begin(head.version)),
@@ -75,6 +76,18 @@ impl Exchange {
     /// The record, where it is kept.
     pub(crate) fn record(&mut self) -> Option<&mut AccessRecord> {
         self.record.as_deref_mut()
+    }
+
+    /// When it is, where records are kept.
+    pub(crate) fn now(&self) -> Option<Instant> {
+        self.record.is_some().then(Instant::now)
+    }
+
+    /// The workload has answered what it was asked then.
+    pub(crate) fn upstream_answered(&mut self, asked: Option<Instant>) {
+        if let Some(record) = &mut self.record {
+            record.upstream_ms = asked.map(milliseconds);
+        }
     }
 
     /// There is a response.
@@ -137,7 +150,7 @@ impl Drop for Exchange {
         }
         record.status = self.status;
         record.bytes_received = self.received.as_ref().map_or(0, |received| received.bytes());
-        record.duration_ms = milliseconds(self.started);
+        record.duration_ms = self.started.map_or(0.0, milliseconds);
         if !self.own || !matches!(self.status, 1..500) {
             self.log.record(*record);
         }
@@ -171,7 +184,7 @@ pub(crate) fn unreadable(client: &Client, protocol: &str, status: u16) {
 }
 
 /// Milliseconds since `start`, to the microsecond.
-pub(crate) fn milliseconds(start: Instant) -> f64 {
+fn milliseconds(start: Instant) -> f64 {
     (start.elapsed().as_secs_f64() * 1e6).round() / 1e3
 }
 

@@ -82,16 +82,29 @@ impl Trace {
 
     /// Sets the headers that the workload sees.
     pub(crate) fn propagate(&self, headers: &mut HeaderMap, ids: &Ids) {
-        let parent = format!("00-{:032x}-{:016x}-{:02x}", self.trace, ids.next() | 1, self.flags);
-        if let Ok(value) = HeaderValue::from_str(&parent) {
+        let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        put_hex(&mut parent, 3, &self.trace.to_be_bytes());
+        put_hex(&mut parent, 36, &(ids.next() | 1).to_be_bytes());
+        put_hex(&mut parent, 53, &[self.flags]);
+        if let Ok(value) = HeaderValue::from_bytes(&parent) {
             headers.insert(TRACEPARENT, value);
         }
         if !self.continued {
             headers.remove(TRACESTATE);
         }
-        if let Ok(value) = HeaderValue::from_str(&self.request_id()) {
+        let mut id = [b'0'; 32];
+        put_hex(&mut id, 0, &self.request.to_be_bytes());
+        if let Ok(value) = HeaderValue::from_bytes(&id) {
             headers.insert(REQUEST_ID, value);
         }
+    }
+}
+
+/// Writes bytes in hexadecimal where there is room for them.
+fn put_hex(text: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(digits) = text.get_mut(at..at + 2 * bytes.len()) {
+        // The lengths are right.
+        let _ = hex::encode_to_slice(bytes, digits);
     }
 }
 

@@ -294,7 +294,13 @@ impl Upstream {
                 // Each address gets its share of the time: one that swallows everything must not
                 // use up the others'.
                 let share = |now| share(deadline, now, peers.len() - tried);
-                let link = match self.link(peer, &lines, (upgrade, fresh), now, share).await {
+                let ready = self.ready_link(peer, &lines, (upgrade, fresh), now);
+                // In boxes is what most requests don't need: each holds room for all it may.
+                let link = match ready {
+                    Some(link) => Ok(link),
+                    None => Box::pin(self.new_link(peer, &lines, upgrade, now, share)).await,
+                };
+                let link = match link {
                     Ok(link) => link,
                     Err(error) => {
                         peer.not_connected();
@@ -304,7 +310,7 @@ impl Upstream {
                 };
                 let answer = match link {
                     Link::Http1(line) => self.over_line(line, &lines, request, received).await,
-                    Link::Http2(place) => self.over_trunk(place, request, received).await,
+                    Link::Http2(place) => Box::pin(self.over_trunk(place, request, received)).await,
                 };
                 match answer {
                     Ok(response) => {
@@ -321,21 +327,34 @@ impl Upstream {
         Err(failure.unwrap_or_else(none))
     }
 
-    /// A connection for one request: an idle one, a place on one that is shared, or a new one.
-    async fn link(
+    /// A connection for one request that is there already: an idle one, or a place on one that is
+    /// shared.
+    fn ready_link(
+        &self,
+        peer: &Peer,
+        lines: &Lines,
+        (upgrade, fresh): (bool, bool),
+        now: Instant,
+    ) -> Option<Link> {
+        let place = self.shares(peer, upgrade).then(|| lines.place(now)).flatten();
+        let idle = || (!fresh).then(|| lines.take(now)).flatten().map(Link::Http1);
+        place.map(Link::Http2).or_else(idle)
+    }
+
+    fn shares(&self, peer: &Peer, upgrade: bool) -> bool {
+        !upgrade && self.protocol != Protocol::Http1 && peer.may_share()
+    }
+
+    /// A connection for one request that has to be opened, or was by somebody else meanwhile.
+    async fn new_link(
         &self,
         peer: &Peer,
         lines: &Arc<Lines>,
-        (upgrade, fresh): (bool, bool),
+        upgrade: bool,
         now: Instant,
         share: impl Fn(Instant) -> Instant,
     ) -> Result<Link, UpstreamError> {
-        let shared = !upgrade && self.protocol != Protocol::Http1 && peer.may_share();
-        let place = || shared.then(|| lines.place(now)).flatten().map(Link::Http2);
-        let idle = || (!fresh).then(|| lines.take(now)).flatten().map(Link::Http1);
-        if let Some(link) = place().or_else(idle) {
-            return Ok(link);
-        }
+        let shared = self.shares(peer, upgrade);
         let deadline = share(Instant::now());
         let _turn = match shared {
             true => match timeout_at(deadline, lines.opening.acquire()).await {
@@ -344,9 +363,8 @@ impl Upstream {
             },
             false => None,
         };
-        // Somebody else may have opened it meanwhile.
-        if let Some(link) = place() {
-            return Ok(link);
+        if let Some(place) = shared.then(|| lines.place(now)).flatten() {
+            return Ok(Link::Http2(place));
         }
         let opened = timeout_at(deadline, self.open(peer, upgrade)).await;
         let opened = opened.map_err(|_| UpstreamError::ConnectTimeout)??;

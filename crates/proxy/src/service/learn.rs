@@ -78,6 +78,9 @@ impl Asked {
 
     /// Forgets what is stored for what the request has changed.
     pub(super) fn changed(&self, response: &Response<WorkloadBody>) {
+        if matches!(self.head.method, Method::GET | Method::HEAD) {
+            return;
+        }
         let Some((cache, scope)) = self.storing() else { return };
         let (authority, scheme) = (self.authority(), self.client.scheme());
         let changed = invalidated(&self.head, scheme, response.status(), response.headers());

@@ -10,7 +10,7 @@ use selvedge_cache::object::Object;
 use selvedge_cache::policy::{Wish, is_lookup, validators};
 use selvedge_cache::status::{CACHE_STATUS, CacheStatus, Forwarded};
 use selvedge_telemetry::Chain;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Asked, Query};
@@ -19,7 +19,6 @@ use crate::cache::{self, About, Asking, Cache, CacheScope, Fetch, Fetched, Found
 use crate::esi::SURROGATE_CAPABILITY;
 use crate::hints::Hints;
 use crate::pages::Fault;
-use crate::record::milliseconds;
 use crate::tls::CLIENT_CERT;
 use crate::tunnel::{self, ToClient, Tunnel};
 use crate::upstream::{InFlight, Upstream, UpstreamError, WorkloadBody};
@@ -252,13 +251,11 @@ impl Asked {
         upstream: Arc<Upstream>,
         in_flight: InFlight,
     ) -> (Box<Self>, Result<Response<Payload>, Fault>) {
-        let started = Instant::now();
+        let asked = self.exchange.now();
         let fetch = self.fetch(caching, lead, stored, reason, &upstream, in_flight);
         let _left = fetch.left.clone().drop_guard();
         let fetched = tokio::spawn(fetch.run()).await;
-        if let Some(record) = self.exchange.record() {
-            record.upstream_ms = Some(milliseconds(started));
-        }
+        self.exchange.upstream_answered(asked);
         let answer = match fetched {
             Ok(Ok(fetched)) => self.fetched(fetched),
             Ok(Err(error)) => Err(fault(&error, &upstream, &self.client.shared.limits)),
@@ -358,14 +355,14 @@ impl Asked {
 
     /// The headers that a workload sees.
     fn headers_for(&self, upstream: &Upstream) -> HeaderMap {
-        let client = &self.client;
-        let mut headers = self.head.headers.clone();
+        let (client, sent) = (&self.client, &self.head.headers);
+        let (from, authority) = (client.address(sent), &self.checked.authority);
+        let mut headers = forward::to_workload(sent, authority, from, client.scheme());
         pins::strip(&mut headers);
         headers.remove(probe::PROBE);
-        let from = client.address(&headers);
-        let certificate = headers.remove(CLIENT_CERT).filter(|_| client.certified.is_some());
-        forward::to_workload(&mut headers, &self.checked.authority, from, client.scheme());
-        headers.extend(certificate.map(|certificate| (CLIENT_CERT, certificate)));
+        if client.certified.is_some() {
+            headers.extend(sent.get(CLIENT_CERT).map(|it| (CLIENT_CERT, it.clone())));
+        }
         headers.extend(self.prefix.clone().map(|prefix| (forward::X_FORWARDED_PREFIX, prefix)));
         if let Some(host) = upstream.host() {
             headers.insert(HOST, host.clone());
@@ -415,12 +412,10 @@ impl Asked {
         };
         let request = self.request_with(method, headers, body);
         let aside = self.aside(caching);
-        let started = Instant::now();
+        let asked = self.exchange.now();
         let upgrade = to_client.is_some();
         let result = upstream.send(in_flight, request, &received, upgrade).await;
-        if let Some(record) = self.exchange.record() {
-            record.upstream_ms = Some(milliseconds(started));
-        }
+        self.exchange.upstream_answered(asked);
         let mut response = match result {
             Ok(response) => response,
             Err(error) => {

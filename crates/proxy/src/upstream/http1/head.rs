@@ -7,6 +7,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, Head
 use http::header::{TRANSFER_ENCODING, UPGRADE};
 use http::{Method, StatusCode, Uri};
 use httparse::{Header, ParserConfig, Status};
+use smallvec::SmallVec;
 
 use super::Http1Error;
 use super::chunked::Chunked;
@@ -107,11 +108,8 @@ pub(super) fn fields(from: &mut BytesMut) -> Result<Option<(HeaderMap, usize)>, 
 }
 
 /// Where in a buffer the names and values of fields are: so that values can share the buffer, which
-/// has to be cut first.
-struct Places {
-    at: [(u32, u32, u32, u32); MAX_FIELDS],
-    count: usize,
-}
+/// has to be cut first. Few responses have more fields than find room here.
+struct Places(SmallVec<[(u32, u32, u32, u32); 24]>);
 
 impl Places {
     fn of(buffer: &[u8], fields: &[Header<'_>]) -> Self {
@@ -121,17 +119,16 @@ impl Places {
             let at = u32::try_from(at).unwrap_or_default();
             (at, at + u32::try_from(part.len()).unwrap_or_default())
         };
-        let mut places = Self { at: [(0, 0, 0, 0); MAX_FIELDS], count: fields.len() };
-        for (at, field) in places.at.iter_mut().zip(fields) {
+        let places = fields.iter().map(|field| {
             let (name, value) = (place(field.name.as_bytes()), place(field.value));
-            *at = (name.0, name.1, value.0, value.1);
-        }
-        places
+            (name.0, name.1, value.0, value.1)
+        });
+        Self(places.collect())
     }
 
     fn fields(&self, bytes: &Bytes) -> Result<HeaderMap, Http1Error> {
-        let mut headers = HeaderMap::with_capacity(self.count);
-        for (name_start, name_end, start, end) in self.at.iter().take(self.count) {
+        let mut headers = HeaderMap::with_capacity(self.0.len());
+        for (name_start, name_end, start, end) in &self.0 {
             let name = bytes.get(*name_start as usize..*name_end as usize).unwrap_or_default();
             let name = HeaderName::from_bytes(name).map_err(|_| Http1Error::Field)?;
             let value = match start == end {

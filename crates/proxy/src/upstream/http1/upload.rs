@@ -198,8 +198,15 @@ impl Upload {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while !(self.front.is_empty() && self.data.is_empty() && self.tail.is_empty()) {
-            let slices = [&self.front[..], &self.data[..], self.tail].map(IoSlice::new);
-            let mut written = ready!(stream.as_mut().poll_write_vectored(cx, &slices))?;
+            let written = match self.data.is_empty() && self.tail.is_empty() {
+                // The simpler call is the cheaper one.
+                true => stream.as_mut().poll_write(cx, &self.front),
+                false => {
+                    let slices = [&self.front[..], &self.data[..], self.tail].map(IoSlice::new);
+                    stream.as_mut().poll_write_vectored(cx, &slices)
+                }
+            };
+            let mut written = ready!(written)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
