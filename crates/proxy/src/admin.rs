@@ -44,6 +44,8 @@ struct CacheDocument {
     hits: u64,
     misses: u64,
     evictions: u64,
+    /// Bodies compressed to be kept so.
+    encoded: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     disk: Option<DiskDocument>,
 }
@@ -131,6 +133,7 @@ fn counters(cache: &CacheHandle) -> Answer {
         hits: counters.hits,
         misses: counters.misses,
         evictions: counters.evictions,
+        encoded: cache.encoded(),
         disk,
     };
     match serde_json::to_vec(&document) {

@@ -19,6 +19,7 @@ use http::request::Parts;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
 };
+use selvedge_cache::key::Key;
 use selvedge_model::ServiceName;
 use selvedge_model::manifest::PathPattern;
 use selvedge_telemetry::Chain;
@@ -58,6 +59,8 @@ struct Asked {
     shown: Shown,
     /// None where the answer goes out as it is.
     coding: Option<Negotiated>,
+    /// Where the answer is stored, as far as it is.
+    stored_at: Option<Key>,
     /// A page asks for one of its pieces.
     is_piece: bool,
     query: Query,
@@ -144,6 +147,7 @@ pub(crate) fn handle(client: Arc<Client>, request: Request<ClientBody>) -> Handl
         rewritten: Rewritten::No,
         shown,
         coding: None,
+        stored_at: None,
         is_piece: false,
         query: Query::None,
         unsent: None,
@@ -243,7 +247,7 @@ impl Asked {
         };
         let scope = self.located.route().and_then(|route| route.cache.clone());
         match self.look_up(scope.as_ref()) {
-            Quick::Answer(answer) if self.is_template(&answer) => {
+            Quick::Answer(answer) if self.is_template(&answer) || self.is_to_encode(&answer) => {
                 Handling::Waiting(Box::pin(self.assemble(answer)))
             }
             Quick::Answer(answer) => self.ready(answer),

@@ -169,6 +169,13 @@ impl<V: Clone + Cost> Memory<V> {
         lane.shard.lock().unwrap_or_else(PoisonError::into_inner).get(hash, key)
     }
 
+    /// The value at `key`, which does not count as a use of it.
+    pub fn peek(&self, key: &[u8]) -> Option<V> {
+        let hash = self.hash(key);
+        let shard = self.lane(hash)?.shard.lock().unwrap_or_else(PoisonError::into_inner);
+        shard.peek(hash, key).map(|(value, _)| value)
+    }
+
     /// Stores `value` at `key`. What was there stays until it is replaced, in one step.
     pub fn insert(&self, key: &[u8], value: V) -> Inserted<V> {
         let bytes = Self::entry_bytes(key, &value);

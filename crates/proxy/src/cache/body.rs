@@ -39,6 +39,24 @@ impl StoredBody {
         Self::Whole { body, next: 0, left }
     }
 
+    /// For a response that is a head alone: nothing of a body, and yet which that is.
+    pub(crate) fn unsent(body: Body) -> Self {
+        Self::Whole { body, next: usize::MAX, left: 0 }
+    }
+
+    /// The body, where it is the whole of one.
+    pub(crate) fn source(&self) -> Option<&Body> {
+        match self {
+            Self::Whole { body, .. } => Some(body),
+            Self::Parts { .. } => None,
+        }
+    }
+
+    /// Another body in the place of this one, sent if this is.
+    pub(crate) fn replaced(&self, body: Body) -> Self {
+        if self.left() == 0 { Self::unsent(body) } else { Self::whole(body) }
+    }
+
     pub(crate) fn parts(parts: VecDeque<Bytes>) -> Self {
         let left = parts.iter().map(|part| part.len() as u64).sum();
         Self::Parts { parts, left }

@@ -112,8 +112,8 @@ pub(super) fn write(mut writer: Writer, entry: &Entry) {
     if let What::Object(object) = entry.what()
         && writer.size() == 0
     {
-        let pieces = object.body.pieces().iter();
-        if !pieces.cloned().all(|piece| writer.push(piece)) {
+        let mut pieces = object.body.pieces().cloned();
+        if !pieces.all(|piece| writer.push(piece)) {
             return;
         }
     }
@@ -142,6 +142,8 @@ impl Shelf {
             self.renew(key, &entry, body);
         } else {
             self.put(key, entry);
+            // Its body may have been kept in a coding since it was counted.
+            self.memory.resize(key.as_bytes());
         }
     }
 

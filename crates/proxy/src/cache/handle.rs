@@ -49,6 +49,11 @@ impl CacheHandle {
         self.0.shelf.disk.as_ref().map(selvedge_cache::disk::Disk::counters)
     }
 
+    /// How often a stored body was compressed to be kept so.
+    pub fn encoded(&self) -> u64 {
+        self.0.encoders.made()
+    }
+
     /// What is stored in memory, and how often something was found.
     pub fn counters(&self) -> Counters {
         self.0.shelf.counters()

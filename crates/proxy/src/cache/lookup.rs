@@ -77,6 +77,11 @@ impl Asking {
         self.variant.as_ref().unwrap_or(&self.primary)
     }
 
+    /// The same, taken out.
+    pub(crate) fn into_key(self) -> Key {
+        self.variant.unwrap_or(self.primary)
+    }
+
     /// The key of the requests that this one may wait for: those with credentials only for such with
     /// the same.
     pub(crate) fn together(&self, headers: &HeaderMap) -> Key {

@@ -6,6 +6,7 @@
 mod aside;
 mod body;
 mod disk;
+mod encoded;
 mod fetch;
 mod fills;
 mod handle;
@@ -33,6 +34,7 @@ pub(crate) use serve::{as_asked, conditional, respond};
 pub(crate) use shelf::About;
 pub(crate) use stream::StreamBody;
 
+use encoded::Encoders;
 use fills::Fills;
 use shelf::Shelf;
 
@@ -63,6 +65,7 @@ pub(crate) struct Cache {
     clock: Clock,
     shelf: Shelf,
     fills: Fills,
+    encoders: Encoders,
 }
 
 impl Cache {
@@ -83,6 +86,7 @@ impl Cache {
             clock: Clock { began_ms, began: Instant::now() },
             shelf: Shelf::new(config.memory, max_object, config.disk),
             fills: Fills::new(config.memory / 4),
+            encoders: Encoders::new(max_object),
         })
     }
 

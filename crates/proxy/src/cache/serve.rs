@@ -34,9 +34,12 @@ pub(crate) fn respond(
         Answer::Whole => {
             *response.status_mut() = object.status;
             *response.headers_mut() = object.headers.clone();
-            if method != Method::HEAD && size > 0 {
+            if size > 0 {
+                let is_head = method == Method::HEAD;
                 *response.body_mut() = match object.body.on_disk() {
+                    None if is_head => Payload::Stored(StoredBody::unsent(object.body.clone())),
                     None => Payload::Stored(StoredBody::whole(object.body.clone())),
+                    Some(_) if is_head => Payload::Empty,
                     Some(body) => Payload::Disk(Box::new(DiskBody::whole(body.clone()))),
                 };
             }

@@ -27,6 +27,17 @@ impl Budget {
         self.reserve(coding, bytes)
     }
 
+    /// Memory for one encoder of [`super::Effort::Store`] and what it makes of `size` bytes, which
+    /// is collected in a buffer that doubles.
+    pub fn stored(&self, coding: Coding, size: u64) -> Option<Reservation> {
+        let bytes = match coding {
+            Coding::Gzip => 384 << 10,
+            Coding::Brotli => 7 << 20,
+            Coding::Zstd => 2 << 20,
+        };
+        self.reserve(coding, size.saturating_mul(2).saturating_add(bytes))
+    }
+
     /// Memory for one decoder: a window as large as the body may ask for.
     pub fn decoder(&self, coding: Coding) -> Option<Reservation> {
         let bytes = match coding {

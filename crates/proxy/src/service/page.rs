@@ -66,6 +66,7 @@ fn piece(client: Arc<Client>, head: http::request::Parts) -> Handling {
         rewritten: Rewritten::No,
         shown,
         coding: None,
+        stored_at: None,
         is_piece: true,
         query: Query::None,
         unsent: None,
@@ -112,11 +113,14 @@ impl Asked {
         answer: Result<Response<Payload>, Fault>,
     ) -> Response<ResponseBody> {
         if !self.is_template(&answer) {
+            if let Some(encoding) = self.encoding(&answer) {
+                encoding.await;
+            }
             return self.finish(answer);
         }
         let answer = match answer {
             Ok(template) if self.head.method == Method::HEAD => {
-                let mut head = template;
+                let mut head = template.map(|_| Payload::Empty);
                 esi::page_head(head.headers_mut());
                 Ok(head)
             }

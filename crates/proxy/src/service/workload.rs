@@ -92,6 +92,7 @@ impl Asked {
         let found = cache.find(&mut asking, &self.head.headers, now_ms);
         match found {
             Found::Hit { object, remaining_ms } if remaining_ms > 0 => {
+                self.stored_at = Some(asking.into_key());
                 let status = CacheStatus::Hit { remaining_ms };
                 Quick::Answer(self.stored_answer(&object, &status, now_ms))
             }
@@ -154,12 +155,12 @@ impl Asked {
             }
             let (stored, reason) = match found {
                 Found::Hit { object, remaining_ms } => {
-                    let status = CacheStatus::Hit { remaining_ms };
+                    self.is_stored_at(&caching.asking);
                     if remaining_ms <= 0 {
                         self.ask_behind(caching, &object, &upstream, in_flight);
                     }
-                    let now_ms = self.cache_now();
-                    let answer = self.stored_answer(&object, &status, now_ms);
+                    let status = &CacheStatus::Hit { remaining_ms };
+                    let answer = self.stored_answer(&object, status, self.cache_now());
                     return (self, answer);
                 }
                 Found::Pass => {
@@ -252,6 +253,7 @@ impl Asked {
         in_flight: InFlight,
     ) -> (Box<Self>, Result<Response<Payload>, Fault>) {
         let asked = self.exchange.now();
+        self.is_stored_at(&caching.asking);
         let fetch = self.fetch(caching, lead, stored, reason, &upstream, in_flight);
         let _left = fetch.left.clone().drop_guard();
         let fetched = tokio::spawn(fetch.run()).await;

@@ -13,6 +13,8 @@ mod downgrade;
 #[cfg(test)]
 mod elsewhere;
 #[cfg(test)]
+mod encoded;
+#[cfg(test)]
 mod extended_connect;
 #[cfg(test)]
 mod files;
