@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::report::Identity;
+use crate::report::{Aside, Identity};
 use crate::status::Status;
 
 /// Connections beyond this wait to be accepted.
@@ -30,7 +30,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct State {
     pub(crate) identity: Identity,
     pub(crate) status: watch::Receiver<Arc<Status>>,
-    pub(crate) lease_problem: watch::Receiver<Option<String>>,
+    pub(crate) aside: Aside,
 }
 
 /// Serves until `token` is cancelled.
@@ -89,8 +89,7 @@ struct StateDocument<'a> {
 
 fn state_document(state: &State) -> Response<Full<Bytes>> {
     let status = state.status.borrow().clone();
-    let problem = state.lease_problem.borrow().clone();
-    let site = state.identity.report(&status, problem.as_deref());
+    let site = state.identity.report(&status, state.aside.clone().problems());
     match serde_json::to_vec_pretty(&StateDocument { site, state: &status }) {
         Ok(json) => respond(StatusCode::OK, "application/json", json.into()),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),

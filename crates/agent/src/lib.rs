@@ -21,6 +21,7 @@ mod floors;
 mod layout;
 mod lease;
 mod ledger;
+mod listeners;
 mod log;
 mod orders;
 mod probe;
@@ -37,7 +38,7 @@ mod watch;
 mod workloads;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,7 @@ use selvedge_fabric::SharedFabric;
 use selvedge_fabric::layout::LayoutError;
 use selvedge_model::SiteId;
 use selvedge_model::operation::Target;
-use selvedge_proxy::{CacheConfig, Limits, Listeners, Proxy, Snapshot};
+use selvedge_proxy::{Proxy, Snapshot};
 use selvedge_runtime::{Runtime, RuntimeError};
 use selvedge_telemetry::access::{AccessLog, AccessRecord};
 use selvedge_telemetry::journal::{Journal, Writer};
@@ -58,10 +59,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::documents::Documents;
 use crate::ledger::{Ledger, OpenError};
+use crate::listeners::{Bound, bind, listen, reachable};
 use crate::log::{Event, SiteLog};
 use crate::orders::Orders;
 use crate::reconciler::{Outputs, Reconciler, Setup};
-use crate::report::Identity;
+use crate::report::{Aside, Identity};
 use crate::status::Status;
 use crate::tunnel::Subjects;
 
@@ -93,6 +95,9 @@ pub struct Config {
     pub http: SocketAddr,
     /// HTTPS.
     pub https: SocketAddr,
+    /// Serve HTTP/3 at the port of HTTPS too. Where that can't be, the site does without and says
+    /// so.
+    pub http3: bool,
     /// DNS.
     pub dns: SocketAddr,
     /// The agent's own endpoint for machines, on loopback; port 0 picks a free one.
@@ -174,7 +179,7 @@ impl Agent {
         let (access, records) = AccessLog::channel(ACCESS_QUEUE);
         let snapshot = Sender::new(Arc::new(nothing(&config)));
         let zones = Sender::new(Arc::new(selvedge_dns::Snapshot::new(Vec::new())));
-        let (proxy, dns, admin) = bind(&config, &snapshot, &zones, access.clone()).await?;
+        let Bound { proxy, dns, admin } = bind(&config, &snapshot, &zones, access.clone()).await?;
         let admin_address = admin.local_addr().map_err(listen("administration", config.admin))?;
 
         let status = Sender::new(Arc::new(Status::default()));
@@ -259,6 +264,8 @@ impl Agent {
         let site = self.identity.site.clone();
         let tasks = TaskTracker::new();
         let lease_problem = Sender::new(None);
+        let aside =
+            Aside { lease: lease_problem.subscribe(), listeners: self.proxy.handle().listeners() };
         tasks.spawn(watch::run(
             site.clone(),
             Arc::clone(&self.fabric),
@@ -270,14 +277,10 @@ impl Agent {
             self.identity.clone(),
             Arc::clone(&self.fabric),
             self.status.clone(),
-            lease_problem.subscribe(),
+            aside.clone(),
             token.clone(),
         ));
-        let state = admin::State {
-            identity: self.identity,
-            status: self.status.clone(),
-            lease_problem: lease_problem.subscribe(),
-        };
+        let state = admin::State { identity: self.identity, status: self.status.clone(), aside };
         tasks.spawn(admin::run(self.admin, state, token.clone()));
         let log = self.orders.subjects.log.clone();
         let lease = lease::Lease { site, holder: holder(), fabric: self.fabric, log: log.clone() };
@@ -406,49 +409,12 @@ async fn open_store(config: &Config) -> Result<artifacts::Store, AgentError> {
         .map_err(|reason| AgentError::Directory { path: config.artifacts.clone(), reason })
 }
 
-async fn bind(
-    config: &Config,
-    snapshot: &Sender<Arc<Snapshot>>,
-    zones: &Sender<Arc<selvedge_dns::Snapshot>>,
-    log: AccessLog,
-) -> Result<(Proxy, selvedge_dns::Server, TcpListener), AgentError> {
-    let proxy = selvedge_proxy::Config {
-        listeners: Listeners::pair(config.http, config.https).fixed(),
-        shards: 1,
-        limits: Limits::default(),
-        trusted: Vec::new(),
-        cache: CacheConfig::default(),
-    };
-    let proxy = Proxy::bind(proxy, snapshot.subscribe(), log)
-        .map_err(listen("HTTP and HTTPS", config.http))?;
-    let dns = selvedge_dns::Config { listen: config.dns, threads: 1 };
-    let dns =
-        selvedge_dns::Server::bind(dns, zones.subscribe()).map_err(listen("DNS", config.dns))?;
-    let admin =
-        TcpListener::bind(config.admin).await.map_err(listen("administration", config.admin))?;
-    Ok((proxy, dns, admin))
-}
-
-fn listen(purpose: &'static str, address: SocketAddr) -> impl FnOnce(std::io::Error) -> AgentError {
-    move |source| AgentError::Listen { purpose, address, source }
-}
-
 /// Waits until what users should see is there, bounded.
 async fn settle(mut status: Receiver<Arc<Status>>, token: &CancellationToken) {
     tokio::select! {
         () = token.cancelled() => {}
         _ = tokio::time::timeout(SETTLE, status.wait_for(|status| status.settled)) => {}
     }
-}
-
-/// An address at which a listener's own machine reaches it.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 /// A text that no other process has or guesses, for the lease and for probes.

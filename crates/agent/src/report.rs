@@ -9,9 +9,11 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use selvedge_fabric::{Expect, SharedFabric, WriteError};
 use selvedge_model::{SiteId, SiteReport, keys};
+use selvedge_proxy::ListenerState;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::listeners;
 use crate::status::Status;
 
 /// How long to wait after a failed write.
@@ -35,9 +37,8 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn report(&self, status: &Status, lease_problem: Option<&str>) -> SiteReport {
-        let mut problems = status.problems.clone();
-        problems.extend(lease_problem.map(str::to_owned));
+    pub(crate) fn report(&self, status: &Status, aside: Vec<String>) -> SiteReport {
+        let problems = status.problems.iter().cloned().chain(aside).collect();
         SiteReport {
             site: self.site.clone(),
             pid: self.pid,
@@ -52,6 +53,30 @@ impl Identity {
     }
 }
 
+/// What may not work and is no business of the reconciler's.
+#[derive(Clone)]
+pub(crate) struct Aside {
+    pub(crate) lease: watch::Receiver<Option<String>>,
+    pub(crate) listeners: watch::Receiver<Arc<[ListenerState]>>,
+}
+
+impl Aside {
+    /// What does not work now, in words.
+    pub(crate) fn problems(&mut self) -> Vec<String> {
+        let lease = self.lease.borrow_and_update().clone();
+        let listeners = self.listeners.borrow_and_update();
+        lease.into_iter().chain(listeners.iter().filter_map(listeners::problem)).collect()
+    }
+
+    /// Waits until that may be something else.
+    async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        tokio::select! {
+            changed = self.lease.changed() => changed,
+            changed = self.listeners.changed() => changed,
+        }
+    }
+}
+
 type Reports = BTreeMap<String, Bytes>;
 
 /// Reports until `token` is cancelled.
@@ -59,7 +84,7 @@ pub(crate) async fn run(
     identity: Identity,
     fabric: SharedFabric,
     mut status: watch::Receiver<Arc<Status>>,
-    mut lease_problem: watch::Receiver<Option<String>>,
+    mut aside: Aside,
     token: CancellationToken,
 ) {
     // What is known to be in the fabric; `None` until it has been looked at.
@@ -70,8 +95,7 @@ pub(crate) async fn run(
     loop {
         let wanted = {
             let status = status.borrow_and_update().clone();
-            let problem = lease_problem.borrow_and_update().clone();
-            reports(&identity, &status, problem.as_deref())
+            reports(&identity, &status, aside.problems())
         };
         let done = synchronise(&identity.site, &fabric, &wanted, &mut written).await;
         if !done {
@@ -83,19 +107,19 @@ pub(crate) async fn run(
         tokio::select! {
             () = token.cancelled() => return,
             changed = status.changed() => if changed.is_err() { return },
-            changed = lease_problem.changed() => if changed.is_err() { return },
+            changed = aside.changed() => if changed.is_err() { return },
             _ = compare.tick() => written = None,
         }
     }
 }
 
-fn reports(identity: &Identity, status: &Status, lease_problem: Option<&str>) -> Reports {
+fn reports(identity: &Identity, status: &Status, aside: Vec<String>) -> Reports {
     let site = &identity.site;
     let apps = status.apps.iter().filter_map(|((app, environment), report)| {
         let json = serde_json::to_vec(report).ok()?;
         Some((keys::app_report(site, app, environment), Bytes::from(json)))
     });
-    let own = serde_json::to_vec(&identity.report(status, lease_problem)).ok();
+    let own = serde_json::to_vec(&identity.report(status, aside)).ok();
     let own = own.map(|json| (keys::site_report(site), Bytes::from(json)));
     apps.chain(own).collect()
 }

@@ -170,6 +170,9 @@ pub(crate) struct Dev {
     /// Port of HTTPS at every site.
     #[arg(long, default_value_t = 8443, value_name = "PORT")]
     pub(crate) https: u16,
+    /// Serve no HTTP/3 at that port.
+    #[arg(long)]
+    pub(crate) no_http3: bool,
     /// Port of DNS at every site.
     #[arg(long, default_value_t = 5300, value_name = "PORT")]
     pub(crate) dns: u16,
@@ -321,6 +324,9 @@ pub(crate) struct Agent {
     /// Where HTTPS is served.
     #[arg(long, default_value = "127.0.0.1:8443")]
     pub(crate) https: SocketAddr,
+    /// Serve no HTTP/3 there, and tell clients of none.
+    #[arg(long)]
+    pub(crate) no_http3: bool,
     /// Where DNS is served.
     #[arg(long, default_value = "127.0.0.1:5300")]
     pub(crate) dns: SocketAddr,

@@ -114,6 +114,7 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
         log_bytes: u64::from(options.log_mib) << 20,
         http: options.http,
         https: options.https,
+        http3: !options.no_http3,
         dns: options.dns,
         admin: options.admin.unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)),
         executable: executable()?,

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod failures;
 #[cfg(test)]
+mod http3;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod process;

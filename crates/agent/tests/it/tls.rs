@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use selvedge_model::documents::TicketKeys;
 use selvedge_model::{CertificateBundle, Digest, Host, SiteId, keys};
@@ -15,7 +15,54 @@ use tokio_rustls::TlsConnector;
 
 use crate::world::{Running, World, fra, get, until};
 
-const HOST: &str = "shop.edge.test";
+pub(crate) const HOST: &str = "shop.edge.test";
+
+/// The shop's host has a certificate.
+pub(crate) struct Certified {
+    certificate: CertificateDer<'static>,
+    fingerprint: Digest,
+}
+
+impl Certified {
+    pub(crate) async fn new(world: &World, sites: &[&SiteId]) -> Self {
+        let host = Host::new(HOST).unwrap();
+        let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
+        let fingerprint = Digest::of(made.cert.der());
+        let bundle = CertificateBundle {
+            host: host.clone(),
+            chain_pem: made.cert.pem(),
+            key_pem: made.signing_key.serialize_pem(),
+            fingerprint,
+            not_before_ms: 0,
+            not_after_ms: u64::MAX,
+        };
+        for site in sites {
+            world.put(&keys::certificate(site, &host), &bundle).await;
+        }
+        Self { certificate: made.cert.der().clone(), fingerprint }
+    }
+
+    /// Waits until the site presents it.
+    pub(crate) async fn reached(&self, site: &Running) {
+        let fingerprint = self.fingerprint.to_string();
+        until("the certificate", || async {
+            let state = get(site.admin, "x", "/v1/state", None).await.body;
+            state.contains(&fingerprint).then_some(())
+        })
+        .await;
+    }
+
+    /// A client that trusts it.
+    pub(crate) fn client(&self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        config.with_root_certificates(roots).with_no_client_auth()
+    }
+}
 
 /// Shakes hands and asks for something, as a session's ticket comes with the answer.
 async fn kind(config: &Arc<ClientConfig>, address: SocketAddr) -> HandshakeKind {
@@ -56,35 +103,10 @@ async fn sessions_resume_at_other_sites_and_past_a_change_of_keys() {
     let world = World::new().await;
     let nyc = SiteId::new("nyc").unwrap();
     let (one, other) = (world.agent().await, world.agent_of(nyc.clone(), "nyc").await);
-    let host = Host::new(HOST).unwrap();
-    let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
-    let bundle = CertificateBundle {
-        host: host.clone(),
-        chain_pem: made.cert.pem(),
-        key_pem: made.signing_key.serialize_pem(),
-        fingerprint: Digest::of(made.cert.der()),
-        not_before_ms: 0,
-        not_after_ms: u64::MAX,
-    };
-    for site in [&fra(), &nyc] {
-        world.put(&keys::certificate(site, &host), &bundle).await;
-    }
-    let mut roots = RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
-    let client = || {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        Arc::new(config.with_root_certificates(roots.clone()).with_no_client_auth())
-    };
-    for site in [&one, &other] {
-        until("the certificate", || async {
-            let state = get(site.admin, "x", "/v1/state", None).await.body;
-            state.contains(&bundle.fingerprint.to_string()).then_some(())
-        })
-        .await;
-    }
+    let certified = Certified::new(&world, &[&fra(), &nyc]).await;
+    certified.reached(&one).await;
+    certified.reached(&other).await;
+    let client = || Arc::new(certified.client());
 
     // Each has keys of its own.
     let config = client();

@@ -245,10 +245,10 @@ impl World {
         self.agent_of(fra(), "site").await
     }
 
-    /// An agent of any site, with a directory of its own.
-    pub(crate) async fn agent_of(&self, site: SiteId, directory: &str) -> Running {
+    /// What an agent is started with unless a test says otherwise.
+    pub(crate) fn config(&self, site: SiteId, directory: &str) -> Config {
         let any = |last| SocketAddr::from(([127, 0, 0, last], 0));
-        let config = Config {
+        Config {
             site,
             data: self.directory.path().join(directory),
             artifacts: self.directory.path().join("artifacts"),
@@ -257,6 +257,7 @@ impl World {
             log_bytes: 8 << 20,
             http: any(1),
             https: any(1),
+            http3: true,
             dns: any(1),
             admin: any(1),
             executable: env!("CARGO_BIN_EXE_selvedge-agent-helper").into(),
@@ -264,7 +265,15 @@ impl World {
             allow_unsafe: false,
             tenants: Some(self.directory.path().join("tenants/table")),
             explain: true,
-        };
+        }
+    }
+
+    /// An agent of any site, with a directory of its own.
+    pub(crate) async fn agent_of(&self, site: SiteId, directory: &str) -> Running {
+        self.start(self.config(site, directory)).await
+    }
+
+    pub(crate) async fn start(&self, config: Config) -> Running {
         let agent = Agent::start(config).await.unwrap();
         let (http, admin) = (agent.http_address(), agent.admin_address());
         let https = agent.https_address();

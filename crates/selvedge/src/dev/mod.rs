@@ -45,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) http: u16,
     /// TCP port of HTTPS at every site.
     pub(crate) https: u16,
+    /// Serve HTTP/3 at the port of HTTPS.
+    pub(crate) http3: bool,
     /// UDP and TCP port of DNS at every site.
     pub(crate) dns: u16,
     /// TCP port of the control API on 127.0.0.1.

@@ -168,7 +168,7 @@ impl BoxPlan {
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let ip = site.addresses.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
         let data = &self.options.data;
-        vec![
+        let mut arguments = vec![
             "agent".into(),
             format!("--site={}", site.id),
             format!("--data={}", text(data.join("sites").join(site.id.as_str()))),
@@ -180,7 +180,11 @@ impl BoxPlan {
             format!("--hide={}", text(data.clone())),
             format!("--log-mib={}", self.options.log_mib),
             "--explain".into(),
-        ]
+        ];
+        if !self.options.http3 {
+            arguments.push("--no-http3".into());
+        }
+        arguments
     }
 
     fn control_data(&self) -> PathBuf {

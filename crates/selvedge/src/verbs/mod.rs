@@ -89,6 +89,7 @@ fn dev_options(dev: &Dev) -> Outcome<dev::Options> {
         sites: dev.sites,
         http: dev.http,
         https: dev.https,
+        http3: !dev.no_http3,
         dns: dev.dns,
         control: dev.control,
         restart_after: dev.restart_after.0,

@@ -1,11 +1,19 @@
 //! The command line against a real box, and where there is none.
 
+use std::net::UdpSocket;
 use std::process::Stdio;
 
+use rustls::HandshakeKind;
+use rustls::pki_types::ServerName;
+use selvedge_api::DevSite;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio_rustls::TlsConnector;
 
+use crate::harness::clients::trust;
 use crate::harness::repository::Repository;
-use crate::harness::{Planet, can_isolate};
+use crate::harness::{Planet, can_isolate, eventually};
 
 async fn run(mut command: Command) -> (Option<i32>, String, String) {
     let output = command.stdin(Stdio::null()).output().await.unwrap();
@@ -58,15 +66,41 @@ async fn a_day_on_the_command_line() {
             assert!(fetched["body"].as_str().unwrap().contains(&release));
         }
     }
+    a_session_goes_on_elsewhere_and_http3_is_there(&planet).await;
     let (code, _, words) = run(verb(&["rollback"])).await;
     assert_ne!(code, Some(0), "a rollback to nothing succeeded");
     assert!(words.contains("hint:") || words.contains("error:"), "{words}");
     planet.stop().await;
 }
 
+async fn a_session_goes_on_elsewhere_and_http3_is_there(planet: &Planet) {
+    let config = trust(&planet.info.ca, &[b"http/1.1"]);
+    let ask = async |site: &DevSite| {
+        let name = ServerName::try_from("static-site.edge.test").unwrap();
+        let stream = TcpStream::connect((site.address, site.https)).await.unwrap();
+        let connector = TlsConnector::from(config.clone());
+        let mut stream = connector.connect(name, stream).await.unwrap();
+        let head = "GET / HTTP/1.1\r\nhost: static-site.edge.test\r\nconnection: close\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let kind = stream.get_ref().1.handshake_kind().unwrap();
+        (kind, String::from_utf8_lossy(&answer).into_owned())
+    };
+    let [one, .., other] = &planet.info.sites[..] else { panic!("too few sites") };
+    assert_ne!(ask(one).await.0, HandshakeKind::Resumed);
+    assert_eq!(ask(other).await.0, HandshakeKind::Resumed);
+    eventually("HTTP/3 is announced", async || {
+        ask(one).await.1.contains(&format!("alt-svc: h3=\":{}\"", one.https)).then_some(())
+    })
+    .await;
+    assert!(UdpSocket::bind((one.address, one.https)).is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_box_is_found_by_nobody_else_and_starts_once() {
-    let planet = Planet::start(2, &[]).await;
+    let planet = Planet::start(2, &["--no-http3"]).await;
+    UdpSocket::bind((planet.info.sites[0].address, planet.info.sites[0].https)).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(planet.data.join("dev.json")).unwrap().permissions(),
     );

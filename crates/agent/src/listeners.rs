@@ -1,0 +1,81 @@
+//! What an agent listens on.
+//!
+//! HTTP, HTTPS, DNS and the admin endpoint are there from the start, or the agent isn't. HTTP/3 comes
+//! to the port that HTTPS has got, once the site serves: the proxy tries again while it can't be
+//! bound, and clients do without.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use selvedge_proxy::{
+    CacheConfig, Limits, Listener, ListenerState, Listeners, Protocol, Proxy, Snapshot,
+};
+use selvedge_telemetry::Chain;
+use selvedge_telemetry::access::AccessLog;
+use tokio::net::TcpListener;
+use tokio::sync::watch::{Sender, channel};
+
+use crate::{AgentError, Config};
+
+/// Everything that is bound.
+pub(crate) struct Bound {
+    pub(crate) proxy: Proxy,
+    pub(crate) dns: selvedge_dns::Server,
+    pub(crate) admin: TcpListener,
+}
+
+pub(crate) async fn bind(
+    config: &Config,
+    snapshot: &Sender<Arc<Snapshot>>,
+    zones: &Sender<Arc<selvedge_dns::Snapshot>>,
+    log: AccessLog,
+) -> Result<Bound, AgentError> {
+    let pair = Listeners::pair(config.http, config.https);
+    let (listeners, wanted) = channel(Arc::new(pair.clone()));
+    let proxy = selvedge_proxy::Config {
+        listeners: wanted,
+        shards: 1,
+        limits: Limits::default(),
+        trusted: Vec::new(),
+        cache: CacheConfig::default(),
+    };
+    let proxy = Proxy::bind(proxy, snapshot.subscribe(), log)
+        .map_err(listen("HTTP and HTTPS", config.http))?;
+    if let Some(address) = proxy.address("HTTPS").filter(|_| config.http3) {
+        let Listeners(mut wanted) = pair;
+        wanted.push(Listener::new("HTTP/3", address, Protocol::Http3));
+        listeners.send_replace(Arc::new(Listeners(wanted)));
+    }
+    let dns = selvedge_dns::Config { listen: config.dns, threads: 1 };
+    let dns =
+        selvedge_dns::Server::bind(dns, zones.subscribe()).map_err(listen("DNS", config.dns))?;
+    let admin =
+        TcpListener::bind(config.admin).await.map_err(listen("administration", config.admin))?;
+    Ok(Bound { proxy, dns, admin })
+}
+
+pub(crate) fn listen(
+    purpose: &'static str,
+    address: SocketAddr,
+) -> impl FnOnce(std::io::Error) -> AgentError {
+    move |source| AgentError::Listen { purpose, address, source }
+}
+
+/// What is wrong with a listener, in words.
+pub(crate) fn problem(state: &ListenerState) -> Option<String> {
+    let error = Chain(state.error.as_deref()?);
+    Some(format!(
+        "can't listen for {error}. Clients are served without; end what has the port, or start the \
+         agent with --no-http3"
+    ))
+}
+
+/// An address at which a listener's own machine reaches it.
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
