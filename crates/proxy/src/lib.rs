@@ -151,9 +151,8 @@ impl Proxy {
             }))
         };
         let shared = (0..config.shards.max(1)).map(shared).collect::<Result<_, _>>()?;
-        let quic = tls::for_http3(&snapshot).map_err(io::Error::other)?;
-        let quic = http3::config(quic, &config.limits)?;
         let tls = Arc::new(tls::Tls::new(snapshot).map_err(io::Error::other)?);
+        let quic = http3::config(tls.http3().map_err(io::Error::other)?, &config.limits)?;
         let common = listener::Common { shared, tls, https_port, alternative, quic };
         let server = listener::Server::bind(common, shards, config.listeners, inherited)?;
         Ok(Self { server, cache })

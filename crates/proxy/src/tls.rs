@@ -3,6 +3,7 @@
 //!
 //! There is no early data (0-RTT): what it carries can be replayed.
 
+mod asked;
 mod client_auth;
 mod tickets;
 
@@ -11,7 +12,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::ServerConfig;
-use rustls::server::{Acceptor, ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use selvedge_model::Host;
 use tokio::net::TcpStream;
@@ -20,8 +21,10 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use crate::Snapshot;
+use asked::Choosing;
 use tickets::{OwnKeys, Tickets};
 
+pub(crate) use asked::Asked;
 pub(crate) use client_auth::{CLIENT_CERT, Certified, certified};
 pub use client_auth::{ClientAuth, ClientAuthError, Demand};
 pub use tickets::{TicketKey, TicketKeyError};
@@ -55,7 +58,8 @@ pub(crate) struct Tls {
 impl Tls {
     pub(crate) fn new(snapshot: watch::Receiver<Arc<Snapshot>>) -> Result<Self, rustls::Error> {
         let own_keys = Arc::new(OwnKeys::default());
-        let plain = Arc::new(server_config(&snapshot, &own_keys, None)?);
+        let nothing = Arc::default();
+        let plain = Arc::new(server_config(&snapshot, &own_keys, &nothing, by_sni(&snapshot))?);
         let asking = Mutex::default();
         Ok(Self { snapshot, own_keys, plain: TlsAcceptor::from(plain), asking })
     }
@@ -69,20 +73,15 @@ impl Tls {
             return Ok((self.plain.accept(stream).await?, None));
         }
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-        let asked = start.client_hello().server_name().and_then(|name| {
-            let name = name.to_ascii_lowercase();
-            let snapshot = self.snapshot.borrow();
-            let (host, auth) = snapshot.tls.client_auth.get_key_value(name.as_str())?;
-            Some((host.clone(), Arc::clone(auth)))
-        });
+        let asked = asked_by(&self.snapshot.borrow(), &start.client_hello());
         let Some((host, auth)) = asked else {
             return Ok((start.into_stream(Arc::clone(self.plain.config())).await?, None));
         };
         let config = self.asking_for(&host, &auth).map_err(io::Error::other)?;
         let stream = start.into_stream(config).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let certified = Certified::new(host, auth, chain.first());
-        Ok((stream, Some(certified)))
+        let certified = Asked::of(host, auth).certified(chain.first());
+        Ok((stream, certified))
     }
 
     fn asking_for(
@@ -94,40 +93,70 @@ impl Tls {
         if let Some((_, config)) = asking.get(host).filter(|(known, _)| Arc::ptr_eq(known, auth)) {
             return Ok(Arc::clone(config));
         }
-        let config = Arc::new(server_config(&self.snapshot, &self.own_keys, Some(auth))?);
+        let asked = Arc::new(Asked::of(host.clone(), Arc::clone(auth)));
+        let certificates = by_sni(&self.snapshot);
+        let config = Arc::new(server_config(&self.snapshot, &self.own_keys, &asked, certificates)?);
         let snapshot = self.snapshot.borrow();
         asking.retain(|host, _| snapshot.tls.client_auth.contains_key(host));
         asking.insert(host.clone(), (Arc::clone(auth), Arc::clone(&config)));
         Ok(config)
     }
+
+    /// Settings for all connections of HTTP/3, which brings its own records and has TLS 1.3 alone
+    /// (RFC 9001). No client is asked for a certificate.
+    pub(crate) fn http3(&self) -> Result<ServerConfig, rustls::Error> {
+        self.http3_with(&Arc::default(), by_sni(&self.snapshot))
+    }
+
+    /// Settings for one connection of HTTP/3, and what will be known of it; none if no host asks for
+    /// certificates.
+    pub(crate) fn http3_asking(&self) -> Result<Option<(ServerConfig, Arc<Asked>)>, rustls::Error> {
+        if self.snapshot.borrow().tls.client_auth.is_empty() {
+            return Ok(None);
+        }
+        let (snapshot, asked) = (self.snapshot.clone(), Arc::default());
+        let certificates = BySni { snapshot: snapshot.clone() };
+        let choosing = Choosing { certificates, snapshot, asked: Arc::clone(&asked) };
+        Ok(Some((self.http3_with(&asked, Arc::new(choosing))?, asked)))
+    }
+
+    fn http3_with(
+        &self,
+        asked: &Arc<Asked>,
+        certificates: Arc<dyn ResolvesServerCert>,
+    ) -> Result<ServerConfig, rustls::Error> {
+        let mut config = server_config(&self.snapshot, &self.own_keys, asked, certificates)?;
+        config.alpn_protocols = vec![b"h3".to_vec()];
+        Ok(config)
+    }
 }
 
-/// Settings for HTTP/3, which brings its own records and has TLS 1.3 alone (RFC 9001). No client is
-/// asked for a certificate: QUIC's settings are chosen before it names a host. Requests to hosts
-/// that ask for one are answered 421 like those of any connection that was not asked.
-pub(crate) fn for_http3(
-    snapshot: &watch::Receiver<Arc<Snapshot>>,
-) -> Result<ServerConfig, rustls::Error> {
-    let mut config = server_config(snapshot, &Arc::default(), None)?;
-    config.alpn_protocols = vec![b"h3".to_vec()];
-    Ok(config)
+/// What the host that a client names asks for.
+fn asked_by(snapshot: &Snapshot, hello: &ClientHello<'_>) -> Option<(Host, Arc<ClientAuth>)> {
+    let name = hello.server_name()?.to_ascii_lowercase();
+    let (host, auth) = snapshot.tls.client_auth.get_key_value(name.as_str())?;
+    Some((host.clone(), Arc::clone(auth)))
+}
+
+fn by_sni(snapshot: &watch::Receiver<Arc<Snapshot>>) -> Arc<dyn ResolvesServerCert> {
+    Arc::new(BySni { snapshot: snapshot.clone() })
 }
 
 fn server_config(
     snapshot: &watch::Receiver<Arc<Snapshot>>,
     own_keys: &Arc<OwnKeys>,
-    auth: Option<&ClientAuth>,
+    asked: &Arc<Asked>,
+    certificates: Arc<dyn ResolvesServerCert>,
 ) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = auth.map_or_else(WebPkiClientVerifier::no_client_auth, ClientAuth::verifier);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(BySni { snapshot: snapshot.clone() }));
+        .with_client_cert_verifier(Arc::clone(asked) as _)
+        .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // A session carries what was verified at its start: it must not outlive what is asked for.
-    let context = auth.map(ClientAuth::digest).unwrap_or_default();
-    config.ticketer = Arc::new(Tickets::new(snapshot.clone(), Arc::clone(own_keys), context));
+    let (own_keys, asked) = (Arc::clone(own_keys), Arc::clone(asked));
+    config.ticketer = Arc::new(Tickets::new(snapshot.clone(), own_keys, asked));
     // Tickets hold the sessions; nothing is kept here.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(config)

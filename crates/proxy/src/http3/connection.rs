@@ -18,10 +18,11 @@ use tokio_util::task::TaskTracker;
 
 use super::request::{Cancelled, serve};
 use super::transport::{BidiStream, Transport};
-use super::{EXCESSIVE_LOAD, Handshaking, NO_ERROR};
+use super::{EXCESSIVE_LOAD, Handshaking, NO_ERROR, crypto};
 use crate::Limits;
 use crate::activity::{Activity, Order};
 use crate::listener::{Client, Door};
+use crate::tls::Certified;
 
 /// How much larger than a head's fields the frame may be that carries them.
 const FRAME_SLACK: u64 = 4;
@@ -40,13 +41,13 @@ impl Door {
     pub(super) async fn quic(
         self: Arc<Self>,
         incoming: quinn::Incoming,
+        config: Arc<quinn::ServerConfig>,
         permit: OwnedSemaphorePermit,
         handshaking: Handshaking,
     ) {
         let limits = &self.shared.limits;
         let begun = self.in_time(async {
-            let quic = incoming.accept().map_err(io::Error::other)?;
-            let quic = quic.await.map_err(io::Error::other)?;
+            let (quic, certified) = self.shake_hands(incoming, config).await?;
             let frame_bytes = FRAME_SLACK * u64::from(limits.max_header_bytes);
             let transport = Transport::new(quic.clone(), frame_bytes);
             let http = server::builder()
@@ -54,9 +55,9 @@ impl Door {
                 .send_grease(false)
                 .build::<_, Bytes>(transport)
                 .await;
-            io::Result::Ok((quic, http.map_err(io::Error::other)?))
+            io::Result::Ok((quic, certified, http.map_err(io::Error::other)?))
         });
-        let (quic, http) = match begun.await {
+        let (quic, certified, http) = match begun.await {
             Some(Ok(begun)) => begun,
             Some(Err(error)) => {
                 tracing::debug!(error = %Chain(&error), "QUIC handshake failed");
@@ -67,7 +68,8 @@ impl Door {
         drop(handshaking);
         let activity = Arc::new(Activity::new(true));
         let _seat = self.roster.seat(&activity);
-        let client = self.client(quic.remote_address(), (Some("TLSv1.3"), None), &activity, permit);
+        let tls = (Some("TLSv1.3"), certified);
+        let client = self.client(quic.remote_address(), tls, &activity, permit);
         let life = Life {
             http,
             quic,
@@ -78,6 +80,26 @@ impl Door {
             leaving: Leaving::No,
         };
         life.run().await;
+    }
+
+    /// With the connection comes what was asked of the client, if anything was. Where some host
+    /// asks for certificates, a connection has settings of its own: which host it is for shows
+    /// when the handshake has begun.
+    async fn shake_hands(
+        &self,
+        incoming: quinn::Incoming,
+        config: Arc<quinn::ServerConfig>,
+    ) -> io::Result<(quinn::Connection, Option<Certified>)> {
+        let Some((tls, asked)) = self.tls.http3_asking().map_err(io::Error::other)? else {
+            let connecting = incoming.accept().map_err(io::Error::other)?;
+            return Ok((connecting.await.map_err(io::Error::other)?, None));
+        };
+        let mut config = quinn::ServerConfig::clone(&config);
+        config.crypto = Arc::new(crypto(tls)?);
+        let connecting = incoming.accept_with(Arc::new(config)).map_err(io::Error::other)?;
+        let quic = connecting.await.map_err(io::Error::other)?;
+        let certified = asked.certified_by_quic(quic.peer_identity());
+        Ok((quic, certified))
     }
 }
 

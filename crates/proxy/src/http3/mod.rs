@@ -61,8 +61,7 @@ pub(crate) fn config(
     tls: rustls::ServerConfig,
     limits: &Limits,
 ) -> io::Result<quinn::ServerConfig> {
-    let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto(tls)?));
     config
         .max_incoming(MAX_WAITING)
         .incoming_buffer_size(MAX_WAITING_BYTES)
@@ -81,6 +80,10 @@ pub(crate) fn config(
         .keep_alive_interval(Some((limits.idle_timeout / 3).max(Duration::from_millis(1))));
     config.transport_config(Arc::new(transport));
     Ok(config)
+}
+
+fn crypto(tls: rustls::ServerConfig) -> io::Result<QuicServerConfig> {
+    QuicServerConfig::try_from(tls).map_err(io::Error::other)
 }
 
 /// Binds an address, which nobody else then can.
@@ -115,6 +118,8 @@ impl Drop for Handshaking {
 /// An endpoint, and the shards that its connections go to in turn.
 pub(crate) struct Accepting {
     endpoint: Endpoint,
+    /// The endpoint's settings.
+    config: Arc<quinn::ServerConfig>,
     doors: Vec<(Handle, Arc<Door>)>,
     gate: Arc<Semaphore>,
     max_unproven: usize,
@@ -129,10 +134,12 @@ impl Accepting {
         gate: Arc<Semaphore>,
     ) -> io::Result<Self> {
         let runtime = Arc::new(TokioRuntime);
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)?;
+        let own = Some(config.clone());
+        let endpoint = Endpoint::new(EndpointConfig::default(), own, socket, runtime)?;
+        let config = Arc::new(config);
         let limits = doors.first().map(|(_, door)| &door.shared.limits);
         let max_unproven = limits.map_or(0, |limits| limits.max_unproven_handshakes);
-        Ok(Self { endpoint, doors, gate, max_unproven })
+        Ok(Self { endpoint, config, doors, gate, max_unproven })
     }
 
     /// Accepts until told to stop. The endpoint goes on for as long as it has connections.
@@ -145,7 +152,8 @@ impl Accepting {
             };
             let Some((incoming, permit)) = incoming else { break };
             let handshaking = Handshaking::begin(&handshakes);
-            let connection = Arc::clone(door).quic(incoming, permit, handshaking);
+            let config = Arc::clone(&self.config);
+            let connection = Arc::clone(door).quic(incoming, config, permit, handshaking);
             door.ends.connections.spawn_on(connection, shard);
         }
         self.endpoint.set_server_config(None);

@@ -115,7 +115,7 @@ impl Client {
 
     /// Where else the client may come.
     pub(crate) fn alternative(&self) -> Option<HeaderValue> {
-        // Over QUIC no client is asked for a certificate.
+        // Not every client that has a certificate shows it over QUIC.
         let may_go = self.secure() && self.certified.is_none();
         let alternative = may_go.then(|| self.shared.alternative.load_full()).flatten();
         alternative.as_deref().cloned()
@@ -145,7 +145,7 @@ struct Secured {
 pub(crate) struct Door {
     pub(crate) shared: Arc<Shared>,
     pub(super) listener: Arc<ArcSwap<Listener>>,
-    pub(super) tls: Arc<Tls>,
+    pub(crate) tls: Arc<Tls>,
     pub(super) gate: Arc<Semaphore>,
     pub(crate) roster: Roster,
     pub(crate) ends: Ends,

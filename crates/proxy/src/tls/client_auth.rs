@@ -75,8 +75,8 @@ impl ClientAuth {
         Ok(Self { demand, verifier, digest: digest.finalize().into() })
     }
 
-    pub(super) fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
-        Arc::clone(&self.verifier)
+    pub(super) fn verifier(&self) -> &dyn ClientCertVerifier {
+        self.verifier.as_ref()
     }
 
     /// Says what is asked for: another demand, or other roots, have another.
@@ -123,7 +123,9 @@ pub(crate) fn certified(
     headers.remove(CLIENT_CERT);
     let Some(auth) = policy.client_auth.get(host) else { return Ok(()) };
     let asked = client.certified.as_ref().filter(|certified| {
-        certified.host.as_str() == host && certified.auth.digest == auth.digest
+        certified.host.as_str() == host
+            && certified.auth.digest == auth.digest
+            && (certified.header.is_some() || auth.demand == Demand::Optional)
     });
     match (asked, auth.demand) {
         (Some(certified), _) => {

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::Asked;
 use crate::Snapshot;
 
 /// How long a proxy encrypts with a key of its own; it decrypts with it for as long again.
@@ -102,17 +103,17 @@ impl OwnKeys {
 pub(super) struct Tickets {
     snapshot: watch::Receiver<Arc<Snapshot>>,
     own: Arc<OwnKeys>,
-    /// Tickets of another context are not read.
-    context: Vec<u8>,
+    /// What makes the context: tickets of another one are not read.
+    asked: Arc<Asked>,
 }
 
 impl Tickets {
     pub(super) fn new(
         snapshot: watch::Receiver<Arc<Snapshot>>,
         own: Arc<OwnKeys>,
-        context: Vec<u8>,
+        asked: Arc<Asked>,
     ) -> Self {
-        Self { snapshot, own, context }
+        Self { snapshot, own, asked }
     }
 
     fn with_keys<T>(&self, work: impl FnOnce(&[TicketKey]) -> Option<T>) -> Option<T> {
@@ -140,7 +141,7 @@ impl ProducesTickets for Tickets {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.with_keys(|keys| keys.first()?.encrypt(&self.context, plain))
+        self.with_keys(|keys| keys.first()?.encrypt(&self.asked.digest(), plain))
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
@@ -148,7 +149,7 @@ impl ProducesTickets for Tickets {
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
         self.with_keys(|keys| {
             let key = keys.iter().find(|key| key.0.name == *name)?;
-            key.decrypt(&self.context, *nonce, sealed)
+            key.decrypt(&self.asked.digest(), *nonce, sealed)
         })
     }
 }

@@ -12,15 +12,16 @@ use h3_quinn::OpenStreams;
 use http::{HeaderMap, Method, Request, StatusCode};
 use quinn::crypto::rustls::QuicClientConfig;
 use selvedge_proxy::{
-    AppView, Limits, Listener, Listeners, Protocol, Target, Upstream, UpstreamLimits,
+    AppView, Demand, Limits, Listener, Listeners, Protocol, Target, Upstream, UpstreamLimits,
 };
 use selvedge_telemetry::access::ErrorSource;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, watch};
 
-use crate::clients::{Answer, Client};
-use crate::site::{HOST, PATIENCE, Site, app, app_of, files, view};
+use crate::clients::{Answer, Client, trusting};
+use crate::site::{HOST, PATIENCE, SECOND, Site, app, app_of, files, view};
+use crate::tls::{asking, client};
 use crate::trailers;
 use crate::workloads::{in_flight, read_head, scripted};
 
@@ -68,21 +69,23 @@ impl Http3 {
         address: SocketAddr,
         name: &str,
     ) -> Result<Self, quinn::ConnectionError> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(site.ca.clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = trusting(&site.ca, &[&rustls::version::TLS13]).with_no_client_auth();
+        Self::try_open_with(config, address, name).await
+    }
+
+    async fn try_open_with(
+        mut config: rustls::ClientConfig,
+        address: SocketAddr,
+        name: &str,
+    ) -> Result<Self, quinn::ConnectionError> {
         config.alpn_protocols = vec![b"h3".to_vec()];
         let config = QuicClientConfig::try_from(config).unwrap();
         let endpoint = quinn::Endpoint::client(any()).unwrap();
         let config = quinn::ClientConfig::new(Arc::new(config));
         let quic = endpoint.connect_with(config, address, name).unwrap().await?;
         let connection = h3_quinn::Connection::new(quic.clone());
-        let (mut driver, requests) = h3::client::new(connection).await.unwrap();
+        let begun = h3::client::new(connection).await;
+        let (mut driver, requests) = begun.map_err(|_| quic.close_reason().unwrap())?;
         let ended =
             tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
         Ok(Self { requests, quic, ended, _endpoint: endpoint })
@@ -488,4 +491,47 @@ async fn an_idle_connection_is_ended() {
     assert_eq!(client.get("/").await.text(), "page");
     let closed = tokio::time::timeout(PATIENCE, client.quic.closed()).await.unwrap();
     assert!(matches!(closed, quinn::ConnectionError::ApplicationClosed(_)), "{closed}");
+}
+
+#[tokio::test]
+async fn a_host_can_ask_for_client_certificates() {
+    let page = || app(Some(1), vec![(1, mirror())]);
+    let (site, address) = site(page()).await;
+    let nobody = trusting(&site.ca, &[&rustls::version::TLS13]).with_no_client_auth();
+    let (ca, _, somebody) = client(&site);
+    let (other_ca, _, stranger) = client(&site);
+    // The status, and whether the workload was shown a certificate. Both sides need not notice at the
+    // same time that a handshake fails.
+    let ask = async |config: &rustls::ClientConfig, name: &str| {
+        let mut client = Http3::try_open_with(config.clone(), address, name).await.ok()?;
+        let request = Http3::request(Method::GET, "/").header("client-cert", ":forged:");
+        let (answer, _) = client.send(request, &[], None).await.ok()?;
+        assert!(!answer.text().contains("forged"));
+        Some((answer.status.as_u16(), answer.text().contains("\"client-cert\":")))
+    };
+    let before = Http3::open(&site, address).await;
+    assert_eq!(ask(&nobody, HOST).await, Some((200, false)));
+
+    site.speak(page(), asking(std::slice::from_ref(&ca), Demand::Required));
+    // The sessions and connections from before let nobody in.
+    assert_eq!(ask(&nobody, HOST).await, None);
+    assert_eq!(ask(&stranger, HOST).await, None);
+    let mut before = before;
+    assert_eq!(before.get("/").await.status, StatusCode::MISDIRECTED_REQUEST);
+    // Anew, and resumed.
+    for _ in 0..2 {
+        assert_eq!(ask(&somebody, HOST).await, Some((200, true)));
+    }
+    for config in [&nobody, &*somebody] {
+        assert_eq!(ask(config, SECOND).await, Some((421, false)));
+    }
+
+    site.speak(page(), asking(&[ca], Demand::Optional));
+    assert_eq!(ask(&nobody, HOST).await, Some((200, false)));
+    assert_eq!(ask(&somebody, HOST).await, Some((200, true)));
+    assert_eq!(ask(&stranger, HOST).await, None);
+    // Other roots: the sessions of those before are worth nothing.
+    site.speak(page(), asking(&[other_ca], Demand::Required));
+    assert_eq!(ask(&somebody, HOST).await, None);
+    assert_eq!(ask(&stranger, HOST).await, Some((200, true)));
 }

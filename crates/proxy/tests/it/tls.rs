@@ -97,7 +97,9 @@ async fn sessions_resume_at_other_sites_and_past_a_rotation() {
 }
 
 /// An authority for clients, and the chain and settings of one that it vouches for.
-fn client(site: &Site) -> (CertificateDer<'static>, CertificateDer<'static>, Arc<ClientConfig>) {
+pub(crate) fn client(
+    site: &Site,
+) -> (CertificateDer<'static>, CertificateDer<'static>, Arc<ClientConfig>) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -111,7 +113,7 @@ fn client(site: &Site) -> (CertificateDer<'static>, CertificateDer<'static>, Arc
     (ca.der().clone(), certificate, Arc::new(config))
 }
 
-fn asking(roots: &[CertificateDer<'static>], demand: Demand) -> TlsPolicy {
+pub(crate) fn asking(roots: &[CertificateDer<'static>], demand: Demand) -> TlsPolicy {
     let auth = Arc::new(ClientAuth::new(roots, demand).unwrap());
     let client_auth = HashMap::from([(Host::new(HOST).unwrap(), auth)]);
     TlsPolicy { client_auth, ..TlsPolicy::default() }
