@@ -302,10 +302,23 @@ async fn pages_are_compressed_whole() {
         ("/long", &[HTML, FRESH], &long),
     ])
     .await;
-    let page = Client::plain(&site).await.get_with("/", &[("accept-encoding", "gzip")]).await;
-    assert_eq!(page.header("content-encoding"), "gzip");
+    let mut client = Client::plain(&site).await;
+    let gzip = [("accept-encoding", "gzip")];
+    for _ in 0..3 {
+        let page = client.get_with("/", &gzip).await;
+        assert_eq!(page.header("content-encoding"), "gzip");
+        let body = decompress(Coding::Gzip, DecodeLimits::default(), page.body.clone()).unwrap();
+        assert_eq!(body, format!("{long}-{long}"));
+    }
+    // Nothing of a page is kept compressed, but what is asked for alone is, and is no page's.
+    assert_eq!(site.cache.encoded(), 0);
+    assert!(!client.get_with("/long", &gzip).await.header("content-length").is_empty());
+    let head = client.send(Method::HEAD, "/", &gzip, "").await;
+    assert!(!head.headers.contains_key("content-length"));
+    let page = client.get_with("/", &gzip).await;
     let body = decompress(Coding::Gzip, DecodeLimits::default(), page.body.clone()).unwrap();
     assert_eq!(body, format!("{long}-{long}"));
+    assert_eq!(site.cache.encoded(), 1);
 }
 
 /// A site with a GraphQL endpoint that says how many requests it has had, and what it was sent.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::future::join_all;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use selvedge_proxy::CacheConfig;
+use selvedge_proxy::{CacheConfig, CacheDisk};
 
 use crate::cache::{Body, FRESH, answer, eventually, origin};
 use crate::clients::{Answer, Client};
@@ -261,4 +261,78 @@ async fn what_is_kept_is_counted_and_makes_room() {
     let purged = site.admin(&Method::POST, "/purge", r#"{"all": true, "app": "shop"}"#).await;
     assert_eq!(purged.0, 200);
     eventually("nothing is left", async || bytes() == 0).await;
+}
+
+#[tokio::test]
+async fn what_comes_back_from_disk_is_compressed_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = async || {
+        let disk = CacheDisk::open(directory.path().to_owned(), 64 << 20).unwrap();
+        let config = CacheConfig { disk: Some(disk), ..CacheConfig::default() };
+        let (site, requests) = site(config, async |_, _| answer(&[HTML, FRESH], page("it"))).await;
+        eventually("the directory is read", async || site.cache.disk_counters().unwrap().ready)
+            .await;
+        (site, requests)
+    };
+    for round in 0..2 {
+        let (site, requests) = start().await;
+        let mut client = Client::plain(&site).await;
+        if round == 0 {
+            client.get("/").await;
+            eventually("it is on disk", async || {
+                site.cache.disk_counters().unwrap().entries == 1 && site.cache.flush().await
+            })
+            .await;
+        }
+        for _ in 0..3 {
+            let got = get(&mut client, "/", "gzip").await;
+            assert!(is_kept(&got, "gzip") && plain(&got) == page("it"), "{:?}", got.headers);
+        }
+        assert_eq!(site.cache.encoded(), 1);
+        assert_eq!(requests.load(Ordering::Relaxed), 1 - round);
+        site.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gets_what_was_purged_before_they_asked() {
+    let version = Arc::new(AtomicUsize::new(0));
+    let current = Arc::clone(&version);
+    let (site, _) = site(CacheConfig::default(), move |_, _| {
+        let text = page(&current.load(Ordering::SeqCst).to_string());
+        async { answer(&[HTML, FRESH, ("etag", "\"same\"")], text) }
+    })
+    .await;
+    let site = Arc::new(site);
+    let seen = |answer: &Answer| -> usize {
+        let text = plain(answer);
+        let name = text.strip_prefix("<p>").and_then(|text| text.split(' ').next()).unwrap();
+        assert_eq!(text, page(name));
+        name.parse().unwrap()
+    };
+    // What was purged may be asked for anew, compressed and replaced at any time.
+    let clients = (0..6).map(|number| {
+        let (site, version) = (Arc::clone(&site), Arc::clone(&version));
+        tokio::spawn(async move {
+            let mut client = Client::plain(&site).await;
+            for _ in 0..60 {
+                let least = version.load(Ordering::SeqCst).saturating_sub(1);
+                let got = get(&mut client, "/", CODINGS[number % 3]).await;
+                assert!(seen(&got) >= least);
+            }
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    let mut client = Client::plain(&site).await;
+    for number in 1..40 {
+        version.store(number, Ordering::SeqCst);
+        assert_eq!(site.admin(&Method::POST, "/purge", r#"{"all": true}"#).await.0, 200);
+        for coding in CODINGS.into_iter().cycle().take(6) {
+            assert_eq!(seen(&get(&mut client, "/", coding).await), number, "{coding}");
+        }
+    }
+    for ended in join_all(clients).await {
+        ended.unwrap();
+    }
+    assert!(site.cache.encoded() > 10);
 }
