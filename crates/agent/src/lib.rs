@@ -47,11 +47,10 @@ use selvedge_fabric::SharedFabric;
 use selvedge_fabric::layout::LayoutError;
 use selvedge_model::SiteId;
 use selvedge_model::operation::Target;
-use selvedge_proxy::{Proxy, Snapshot};
+use selvedge_proxy::Snapshot;
 use selvedge_runtime::{Runtime, RuntimeError};
 use selvedge_telemetry::access::{AccessLog, AccessRecord};
 use selvedge_telemetry::journal::{Journal, Writer};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
@@ -76,6 +75,9 @@ const ACCESS_QUEUE: usize = 8192;
 
 /// How often lost access records are counted.
 const LOST: Duration = Duration::from_secs(1);
+
+/// The socket in an agent's directory to purge and look at the site's cache by.
+pub const ADMIN_SOCKET: &str = "admin.sock";
 
 /// What an agent needs to know to start.
 pub struct Config {
@@ -155,11 +157,9 @@ pub struct Agent {
     identity: Identity,
     documents: Sender<Arc<Documents>>,
     status: Receiver<Arc<Status>>,
-    proxy: Proxy,
+    bound: Bound,
     http: SocketAddr,
     https: SocketAddr,
-    dns: selvedge_dns::Server,
-    admin: TcpListener,
     orders: Orders,
     access: (AccessLog, mpsc::Receiver<AccessRecord>),
     writer: Writer,
@@ -179,20 +179,21 @@ impl Agent {
         let (access, records) = AccessLog::channel(ACCESS_QUEUE);
         let snapshot = Sender::new(Arc::new(nothing(&config)));
         let zones = Sender::new(Arc::new(selvedge_dns::Snapshot::new(Vec::new())));
-        let Bound { proxy, dns, admin } = bind(&config, &snapshot, &zones, access.clone()).await?;
-        let admin_address = admin.local_addr().map_err(listen("administration", config.admin))?;
+        let bound = bind(&config, &snapshot, &zones, access.clone()).await?;
+        let admin = bound.admin.local_addr().map_err(listen("administration", config.admin))?;
 
         let status = Sender::new(Arc::new(Status::default()));
         let identity = Identity {
             site: config.site.clone(),
             pid: std::process::id(),
             started_ms: probe::now_ms(),
-            admin: format!("http://{admin_address}"),
+            admin: format!("http://{admin}"),
             limitations: runtime.degraded(),
         };
         let documents = Sender::new(Arc::new(restored.documents));
         let mut problems = restored.problems;
         problems.extend(isolation_problem(&runtime, config.allow_unsafe));
+        problems.extend(bound.problem.clone());
         let setup = Setup {
             site: config.site.clone(),
             fabric: Arc::clone(&config.fabric),
@@ -200,7 +201,7 @@ impl Agent {
             runtime,
             ledger: ledger.clone(),
             log: log.clone(),
-            proxy: reachable(proxy.address("HTTP").unwrap_or(config.http)),
+            proxy: reachable(bound.proxy.address("HTTP").unwrap_or(config.http)),
             explain: config.explain,
             probe_key: holder(),
             problems,
@@ -227,11 +228,9 @@ impl Agent {
             identity,
             documents,
             status: receiver,
-            http: proxy.address("HTTP").unwrap_or(config.http),
-            https: proxy.address("HTTPS").unwrap_or(config.https),
-            proxy,
-            dns,
-            admin,
+            http: bound.proxy.address("HTTP").unwrap_or(config.http),
+            https: bound.proxy.address("HTTPS").unwrap_or(config.https),
+            bound,
             orders,
             access: (access, records),
             writer,
@@ -250,22 +249,23 @@ impl Agent {
 
     /// Where DNS is served.
     pub fn dns_address(&self) -> SocketAddr {
-        self.dns.address()
+        self.bound.dns.address()
     }
 
     /// Where the admin endpoint listens.
     pub fn admin_address(&self) -> SocketAddr {
-        self.admin.local_addr().unwrap_or_else(|_| (Ipv4Addr::LOCALHOST, 0).into())
+        self.bound.admin.local_addr().unwrap_or_else(|_| (Ipv4Addr::LOCALHOST, 0).into())
     }
 
     /// Works until `token` is cancelled; then the proxy finishes what is under way, and only then
     /// the workloads end.
     pub async fn run(self, token: CancellationToken) {
         let site = self.identity.site.clone();
+        let Bound { proxy, dns, admin, socket, snapshot, .. } = self.bound;
         let tasks = TaskTracker::new();
         let lease_problem = Sender::new(None);
         let aside =
-            Aside { lease: lease_problem.subscribe(), listeners: self.proxy.handle().listeners() };
+            Aside { lease: lease_problem.subscribe(), listeners: proxy.handle().listeners() };
         tasks.spawn(watch::run(
             site.clone(),
             Arc::clone(&self.fabric),
@@ -281,12 +281,15 @@ impl Agent {
             token.clone(),
         ));
         let state = admin::State { identity: self.identity, status: self.status.clone(), aside };
-        tasks.spawn(admin::run(self.admin, state, token.clone()));
+        tasks.spawn(admin::run(admin, state, token.clone()));
+        if let Some(socket) = socket {
+            tasks.spawn(socket.run(proxy.cache(), snapshot, token.clone()));
+        }
         let log = self.orders.subjects.log.clone();
         let lease = lease::Lease { site, holder: holder(), fabric: self.fabric, log: log.clone() };
         tasks.spawn(lease.run(lease_problem, token.clone()));
         tasks.spawn(orders::run(self.orders, token.clone()));
-        tasks.spawn(self.dns.run(token.clone()));
+        tasks.spawn(dns.run(token.clone()));
         let (workloads, writer) = (CancellationToken::new(), CancellationToken::new());
         let reconciling = tasks.spawn(self.reconciler.run(workloads.clone()));
         let writing = tasks.spawn(self.writer.run(writer.clone()));
@@ -295,7 +298,7 @@ impl Agent {
         tasks.spawn(count_lost(access, log, token.clone()));
 
         settle(self.status, &token).await;
-        self.proxy.run(token).await;
+        proxy.run(token).await;
         workloads.cancel();
         let _ = reconciling.await;
         // Its connections have ended, and with them the last to record anything.

@@ -7,21 +7,28 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use selvedge_proxy::admin::Socket;
 use selvedge_proxy::{
     CacheConfig, Limits, Listener, ListenerState, Listeners, Protocol, Proxy, Snapshot,
 };
 use selvedge_telemetry::Chain;
 use selvedge_telemetry::access::AccessLog;
 use tokio::net::TcpListener;
-use tokio::sync::watch::{Sender, channel};
+use tokio::sync::watch::{Receiver, Sender, channel};
 
-use crate::{AgentError, Config};
+use crate::{ADMIN_SOCKET, AgentError, Config};
 
 /// Everything that is bound.
 pub(crate) struct Bound {
     pub(crate) proxy: Proxy,
     pub(crate) dns: selvedge_dns::Server,
     pub(crate) admin: TcpListener,
+    /// To purge and look at the cache by.
+    pub(crate) socket: Option<Socket>,
+    /// What the proxy serves.
+    pub(crate) snapshot: Receiver<Arc<Snapshot>>,
+    /// Why there is no socket, in words.
+    pub(crate) problem: Option<String>,
 }
 
 pub(crate) async fn bind(
@@ -51,7 +58,21 @@ pub(crate) async fn bind(
         selvedge_dns::Server::bind(dns, zones.subscribe()).map_err(listen("DNS", config.dns))?;
     let admin =
         TcpListener::bind(config.admin).await.map_err(listen("administration", config.admin))?;
-    Ok(Bound { proxy, dns, admin })
+    let (socket, problem) = admin_socket(config);
+    Ok(Bound { proxy, dns, admin, socket, snapshot: snapshot.subscribe(), problem })
+}
+
+/// The ledger's lock is held, so what is left there is of a life that has ended. A site serves
+/// without the socket, too.
+fn admin_socket(config: &Config) -> (Option<Socket>, Option<String>) {
+    let path = config.data.join(ADMIN_SOCKET);
+    match Socket::bind(&path, true) {
+        Ok(socket) => (Some(socket), None),
+        Err(error) => {
+            let path = path.display();
+            (None, Some(format!("what is stored can't be purged by {path}: {error}")))
+        }
+    }
 }
 
 pub(crate) fn listen(

@@ -89,6 +89,10 @@ pub struct DevSite {
     pub https: u16,
     /// URL of the agent's own endpoint for machines.
     pub admin: String,
+    /// The agent's socket to purge and look at the cache by. Empty where a version that
+    /// had none started the box.
+    #[serde(default)]
+    pub admin_socket: PathBuf,
     /// The agent's process id.
     pub pid: u32,
 }
@@ -133,4 +137,6 @@ pub struct AgentInfo {
     pub dns: SocketAddr,
     /// URL of the agent's own endpoint for machines.
     pub admin: String,
+    /// The agent's socket to purge and look at the cache by.
+    pub admin_socket: PathBuf,
 }

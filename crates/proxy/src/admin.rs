@@ -3,7 +3,9 @@
 //!
 //! `POST /purge` takes a JSON object: what to purge (one of `all`, `url`, `tag`, `prefix`, `ban`),
 //! of which `app` where there are several, and whether it stays usable while it is asked for anew
-//! (`soft`). `GET /cache` shows counters.
+//! (`soft`). 404 says that nothing of that is stored here at any time. `GET /cache` shows counters.
+
+mod socket;
 
 use std::sync::Arc;
 
@@ -12,6 +14,8 @@ use http::{Method, StatusCode, Uri};
 use selvedge_cache::purge::ban::Ban;
 use selvedge_cache::purge::{Kind, Prefix, Scope};
 use serde::{Deserialize, Serialize};
+
+pub use socket::Socket;
 
 use crate::cache::CacheHandle;
 use crate::{CacheScope, RouteTable, Snapshot, locate};
@@ -154,7 +158,7 @@ fn purge(request: &PurgeRequest, cache: &CacheHandle, snapshot: &Snapshot) -> An
             cache.purge(app.as_bytes(), &scope, kind);
             say(StatusCode::OK, "purged")
         }
-        Err(words) => wrong(words),
+        Err(answer) => answer,
     }
 }
 
@@ -191,13 +195,23 @@ fn scope(request: &PurgeRequest) -> Result<Wanted<'_>, String> {
 }
 
 /// Whose stored responses are meant.
-fn app(request: &PurgeRequest, snapshot: &Snapshot) -> Result<String, String> {
+fn app(request: &PurgeRequest, snapshot: &Snapshot) -> Result<String, Answer> {
     let apps = apps(snapshot);
     match (&request.app, apps.as_slice()) {
         (Some(app), known) if known.contains(app) => Ok(app.clone()),
-        (Some(app), known) => Err(format!("no app {app} is served; there is {}", known.join(", "))),
+        (app, []) => Err(say(
+            StatusCode::NOT_FOUND,
+            match app {
+                Some(app) => format!("nothing of {app} is stored here, nor of any app"),
+                None => "nothing of any app is stored here".into(),
+            },
+        )),
+        (Some(app), known) => Err(say(
+            StatusCode::NOT_FOUND,
+            format!("nothing of {app} is stored here, but of {}", known.join(", ")),
+        )),
         (None, [only]) => Ok(only.clone()),
-        (None, known) => Err(format!("name the `app`: {}", known.join(", "))),
+        (None, known) => Err(wrong(format_args!("name the `app`: {}", known.join(", ")))),
     }
 }
 
@@ -233,7 +247,10 @@ fn purge_url(url: &str, kind: Kind, cache: &CacheHandle, snapshot: &Snapshot) ->
         purged += 1;
     }
     match purged {
-        0 => wrong(format_args!("no route whose responses are stored leads from {url}")),
+        0 => say(
+            StatusCode::NOT_FOUND,
+            format_args!("no route whose responses are stored leads from {url}"),
+        ),
         _ => say(StatusCode::OK, "purged"),
     }
 }

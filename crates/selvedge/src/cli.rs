@@ -98,6 +98,8 @@ pub(crate) enum Verb {
   selvedge ps
   selvedge ps shop --json")]
     Ps(AppChoice),
+    /// Take back what sites have stored: by URL, tag, path, expression, or all of an app.
+    Purge(crate::verbs::purge::Purge),
     /// Show operations: what was asked of many nodes at once, and what each has answered.
     Ops(crate::verbs::ops::Ops),
     /// List an app's releases, with the time of each stage of their pushes.

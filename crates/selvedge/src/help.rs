@@ -18,6 +18,7 @@ const ORDER: &[(&str, &str)] = &[
     ("Bring an app live", "releases"),
     ("Bring an app live", "rollback"),
     ("Bring an app live", "apps"),
+    ("Bring an app live", "purge"),
     ("See how it is", "status"),
     ("See how it is", "logs"),
     ("See how it is", "ps"),

@@ -123,6 +123,7 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
         tenants: options.tenants.as_deref().map(absolute).transpose()?,
         explain: options.explain,
     };
+    let admin_socket = config.data.join(selvedge_agent::ADMIN_SOCKET);
     let agent = selvedge_agent::Agent::start(config).await.or_fail(
         Code::Failed,
         format!("the agent of {} can't start", options.site),
@@ -136,6 +137,7 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
         https: agent.https_address(),
         dns: agent.dns_address(),
         admin: format!("http://{}", agent.admin_address()),
+        admin_socket,
     };
     let path = options.data.join(contract::AGENT);
     // A site that can serve does, even where the disk is full.

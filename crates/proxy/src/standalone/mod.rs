@@ -3,7 +3,6 @@
 //! `selvedge proxy` is the only caller; it is how the proxy is tried, tested and compared.
 
 mod address;
-mod admin;
 mod file;
 mod tls;
 
@@ -17,7 +16,6 @@ use selvedge_model::SiteId;
 use selvedge_model::manifest::PathPattern;
 
 pub use address::{Address, AddressError, Scheme};
-pub use admin::Admin;
 pub use file::{DiskSettings, FileError, Settings, size};
 
 use crate::upstream::{Protocol, TcpConnect, UpstreamTlsError};

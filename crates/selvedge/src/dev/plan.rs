@@ -251,6 +251,7 @@ fn dev_site(site: &Site, agent: &AgentInfo) -> DevSite {
         http: agent.http.port(),
         https: agent.https.port(),
         admin: agent.admin.clone(),
+        admin_socket: agent.admin_socket.clone(),
         pid: agent.pid,
     }
 }

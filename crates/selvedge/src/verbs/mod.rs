@@ -15,6 +15,7 @@ pub(crate) mod ops;
 pub(crate) mod plan;
 pub(crate) mod proxy;
 mod ps;
+pub(crate) mod purge;
 mod releases;
 pub(crate) mod remote;
 mod rollback;
@@ -55,6 +56,7 @@ pub(crate) async fn run(cli: Cli, terminal: Terminal) -> Outcome {
         Verb::Apps(apps) => apps::run(apps, &connection, terminal).await,
         Verb::Logs(args) => logs::run(args, &connection, terminal).await,
         Verb::Ps(choice) => ps::run(choice, &connection, terminal).await,
+        Verb::Purge(args) => purge::run(args, &connection, terminal).await,
         Verb::Ops(args) => ops::run(args, &connection, terminal).await,
         Verb::Releases(choice) => releases::run(choice, &connection, terminal).await,
         Verb::Rollback(rollback) => rollback::run(rollback, &connection, terminal).await,

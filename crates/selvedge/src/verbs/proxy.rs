@@ -8,7 +8,8 @@ use std::thread::available_parallelism;
 
 use clap::{Args, ValueHint};
 use selvedge_model::SiteId;
-use selvedge_proxy::standalone::{self, Address, Admin, DiskSettings, Settings, size};
+use selvedge_proxy::admin::Socket;
+use selvedge_proxy::standalone::{self, Address, DiskSettings, Settings, size};
 use selvedge_proxy::takeover::{self, Claim};
 use selvedge_proxy::{
     CacheConfig, CacheDisk, Config, Handle, Limits, Listener, Listeners, Protocol, Proxy, Snapshot,
@@ -111,7 +112,7 @@ pub(crate) async fn run(args: ProxyArgs, terminal: Terminal) -> Outcome {
         "choose another address, or end what listens there",
     )?;
     let is_successor = claim.is_some();
-    let admin = args.admin.as_deref().map(|path| Admin::bind(path, is_successor));
+    let admin = args.admin.as_deref().map(|path| Socket::bind(path, is_successor));
     let admin = admin.transpose().or_fail(
         Code::Failed,
         "the admin socket can't be made",

@@ -32,4 +32,6 @@ mod refusals;
 #[cfg(test)]
 mod spine;
 #[cfg(test)]
+mod stored;
+#[cfg(test)]
 mod words;

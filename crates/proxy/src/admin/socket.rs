@@ -1,5 +1,4 @@
-//! The admin socket of a proxy that runs alone: HTTP/1.1 on a Unix socket that its user alone may
-//! open.
+//! The admin socket of a proxy: HTTP/1.1 on a Unix socket that its user alone may open.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{MAX_REQUEST, answer};
+use super::{MAX_REQUEST, answer};
 use crate::{CacheHandle, Snapshot};
 
 /// Connections at once.
@@ -28,14 +27,14 @@ const MAX_CONNECTIONS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The socket; its file goes with this.
-pub struct Admin {
+pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
     /// Which file it is: a successor's may have taken its place.
     inode: u64,
 }
 
-impl Drop for Admin {
+impl Drop for Socket {
     fn drop(&mut self) {
         if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
             let _ = std::fs::remove_file(&self.path);
@@ -43,7 +42,7 @@ impl Drop for Admin {
     }
 }
 
-impl Admin {
+impl Socket {
     /// Binds it. What is left of one that ended is replaced; one that is in use is so by a successor
     /// only. Must be called within a tokio runtime.
     ///
