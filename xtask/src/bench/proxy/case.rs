@@ -9,6 +9,8 @@ const HIT_SIZES: [usize; 4] = [KIB, 10 * KIB, 100 * KIB, 10 * KIB * KIB];
 const PROXIED_SIZES: [usize; 2] = [KIB, 100 * KIB];
 /// What the objects of the cases with many of them weigh.
 pub(super) const OBJECT_SIZE: usize = KIB;
+/// What the object weighs that is compressed, before that.
+pub(super) const TEXT_SIZE: usize = 100 * KIB;
 
 /// How a request travels to the proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +33,8 @@ impl Over {
 pub(super) enum Case {
     /// One object, answered from the cache.
     Hit { size: usize, over: Over },
+    /// One object, answered from the cache to a client that takes gzip.
+    Compressed,
     /// A body that may not be stored.
     Proxied { size: usize, over: Over },
     /// A new TLS connection for every request, and a full handshake for every connection.
@@ -50,7 +54,7 @@ impl Case {
             cases.extend(HIT_SIZES.map(|size| Self::Hit { size, over }));
             cases.extend(PROXIED_SIZES.map(|size| Self::Proxied { size, over }));
         }
-        cases.push(Self::Handshakes);
+        cases.extend([Self::Compressed, Self::Handshakes]);
         cases.extend([false, true].map(|encrypted| Self::Idle { encrypted }));
         cases.extend([Self::Objects, Self::Collapse]);
         cases
@@ -75,12 +79,12 @@ impl Case {
             Self::Hit { over, .. } | Self::Proxied { over, .. } => over.is_encrypted(),
             Self::Handshakes => true,
             Self::Idle { encrypted } => encrypted,
-            Self::Objects | Self::Collapse => false,
+            Self::Compressed | Self::Objects | Self::Collapse => false,
         }
     }
 
     pub(super) fn needs_cache(self) -> bool {
-        matches!(self, Self::Hit { .. } | Self::Objects | Self::Collapse)
+        matches!(self, Self::Hit { .. } | Self::Compressed | Self::Objects | Self::Collapse)
     }
 
     pub(super) fn is_over(self, protocol: Over) -> bool {
@@ -95,6 +99,7 @@ impl Case {
         match self {
             Self::Hit { size, over } => format!("cached {}, {}", bytes(size), words(over)),
             Self::Proxied { size, over } => format!("proxied {}, {}", bytes(size), words(over)),
+            Self::Compressed => format!("cached {}, gzip, HTTP/1.1", bytes(TEXT_SIZE)),
             Self::Handshakes => "TLS 1.3 handshake and one request".to_owned(),
             Self::Idle { encrypted: false } => "idle connection".to_owned(),
             Self::Idle { encrypted: true } => "idle connection, TLS".to_owned(),
@@ -121,6 +126,7 @@ impl fmt::Display for Case {
             Self::Proxied { size, over: by } => {
                 write!(to, "proxied-{}-{}", short(*size), over(*by))
             }
+            Self::Compressed => write!(to, "gzip-{}-h1", short(TEXT_SIZE)),
             Self::Handshakes => write!(to, "handshakes"),
             Self::Idle { encrypted: false } => write!(to, "idle-h1"),
             Self::Idle { encrypted: true } => write!(to, "idle-h1-tls"),

@@ -17,6 +17,9 @@ use super::peers::found;
 use super::server::Server;
 pub(super) use h3::Client as H3Client;
 
+/// What a client says that takes gzip.
+pub(super) const ACCEPT_GZIP: &str = "Accept-Encoding: gzip";
+
 /// From here on fewer connections ask, so that what is under way when the time is over does not
 /// weigh in the result.
 const LARGE: usize = 1024 * 1024;
@@ -60,6 +63,11 @@ impl Load<'_> {
     pub(super) fn handshakes(&self, server: &Server) -> anyhow::Result<Answered> {
         let close = ["-H", "Connection: close"];
         self.whole(self.wrk(server, Over::H1Tls, &close, None)?)
+    }
+
+    /// Over HTTP/1.1, by a client that takes gzip.
+    pub(super) fn compressed(&self, server: &Server) -> anyhow::Result<Answered> {
+        self.whole(self.wrk(server, Over::H1, &["-H", ACCEPT_GZIP], None)?)
     }
 
     /// One of many objects below the path, at random.

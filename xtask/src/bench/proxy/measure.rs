@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 
-use super::case::{Case, OBJECT_SIZE, Over};
+use super::case::{Case, OBJECT_SIZE, Over, TEXT_SIZE};
 use super::check;
 use super::client::{Connection, Connector};
 use super::load::{Answered, Load};
@@ -43,6 +43,7 @@ impl Asked {
     fn of(case: Case, server: &Server) -> anyhow::Result<Self> {
         let (size, over, cached) = match case {
             Case::Hit { size, over } => (size, over, true),
+            Case::Compressed => (TEXT_SIZE, Over::H1, true),
             Case::Proxied { size, over } => (size, over, false),
             // A proxy without a cache passes the one request on.
             Case::Handshakes => {
@@ -51,7 +52,11 @@ impl Asked {
             }
             _ => anyhow::bail!("{case} is not about one object"),
         };
-        let kind = if cached { "hit" } else { "proxied" };
+        let kind = match (case, cached) {
+            (Case::Compressed, _) => "text",
+            (_, true) => "hit",
+            (_, false) => "proxied",
+        };
         Ok(Self { path: format!("/{kind}/{size}"), size, over, cached })
     }
 }
@@ -61,7 +66,8 @@ impl Bench<'_> {
     pub(super) fn check(&self, case: Case, server: &Server) -> anyhow::Result<()> {
         let Asked { path, size, over, cached } = Asked::of(case, server)?;
         if cached {
-            check::hits(server, self.origin, over, &path, size)
+            let gzip = case == Case::Compressed;
+            check::hits(server, self.origin, over, &path, size, gzip)
         } else {
             check::passes(server, self.origin, over, &path, size)
         }
@@ -70,9 +76,12 @@ impl Bench<'_> {
     /// CPU µs per request for one object.
     pub(super) fn requests(&self, case: Case, server: &Server) -> anyhow::Result<f64> {
         let Asked { path, size, over, cached } = Asked::of(case, server)?;
-        let load = self.load(&path, size);
+        // Letters at random take more than four bits each, compressed as well as can be.
+        let least = if case == Case::Compressed { size / 2 } else { size };
+        let load = self.load(&path, least);
         let asked_before = self.origin.requests();
         let (answered, micros) = timed(server, || match case {
+            Case::Compressed => load.compressed(server),
             Case::Handshakes => load.handshakes(server),
             _ => load.run(server, over),
         })?;

@@ -1,6 +1,7 @@
 //! The origin behind every proxy of a comparison: known bodies by path, and a count of requests.
 //!
-//! `/hit/SIZE`, and anything below it, may be cached for an hour; `/proxied/SIZE` may not be stored;
+//! `/hit/SIZE`, and anything below it, may be cached for an hour, as may `/text/SIZE`, which proxies
+//! are to compress; `/proxied/SIZE` may not be stored;
 //! `/slow/SIZE/...` may be cached too, but is answered only after [`DELAY`], so that requests for
 //! one of them meet. It runs inside the benchmark's own process, and so on the load's core. It
 //! reads GET requests over HTTP/1.1 and nothing else.

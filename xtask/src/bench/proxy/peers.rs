@@ -69,6 +69,9 @@ impl Peer {
         match self {
             Self::Varnish if case.is_encrypted() => Some("it has no TLS"),
             Self::Caddy if case.needs_cache() => Some("it has no cache"),
+            Self::Trafficserver | Self::Envoy if case == Case::Compressed => {
+                Some("it is not set up to compress here")
+            }
             Self::Nginx if case.is_over(Over::H3) => Some("this version has no HTTP/3"),
             Self::Haproxy if case.is_over(Over::H3) => Some("Debian builds it without QUIC"),
             Self::Trafficserver if case.is_over(Over::H3) => Some("Debian builds it without QUIC"),
