@@ -88,6 +88,17 @@ pub(crate) enum RequestBodyError {
     Broken,
 }
 
+impl RequestBodyError {
+    /// A stable name for programs.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::TooLarge => "body-too-large",
+            Self::Stalled => "body-stalled",
+            Self::Broken => "body-broken",
+        }
+    }
+}
+
 /// How far a request's body has been read, for those who don't read it.
 #[derive(Debug, Default)]
 pub(crate) struct Received {
@@ -115,6 +126,30 @@ impl Received {
         // A body ends at its first error.
         let _ = self.error.set(error);
         error.into()
+    }
+}
+
+/// A request's body that goes on while its response does.
+pub(crate) struct Uploading {
+    received: Arc<Received>,
+    /// Bytes that it was at.
+    seen: u64,
+}
+
+/// Ready when nothing has come, and nothing was uploaded, for the timeout.
+pub(crate) fn poll_stalled(
+    stall: &mut Stall,
+    mut uploading: Option<&mut Uploading>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    loop {
+        ready!(stall.poll(cx));
+        let Some(uploading) = &mut uploading else { return Poll::Ready(()) };
+        let now = uploading.received.bytes();
+        if std::mem::replace(&mut uploading.seen, now) == now {
+            return Poll::Ready(());
+        }
+        stall.progress();
     }
 }
 
@@ -261,6 +296,18 @@ impl RequestBody {
 
     pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
+    }
+
+    /// What says how it goes on.
+    pub(crate) fn uploading(&self) -> Option<Uploading> {
+        match self {
+            Self::Empty => None,
+            Self::Streaming(body) => {
+                let received = Arc::clone(&body.received);
+                Some(Uploading { seen: received.bytes(), received })
+            }
+            Self::Again(_, rest) => rest.uploading(),
+        }
     }
 }
 
@@ -543,6 +590,24 @@ mod tests {
         let started = Instant::now();
         std::future::poll_fn(|cx| stall.poll(cx)).await;
         assert_eq!(started.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_uploaded_is_progress() {
+        let received = Arc::new(Received::default());
+        let mut uploading = Uploading { received: Arc::clone(&received), seen: 0 };
+        let mut stall = Stall::new(10 * SECOND);
+        let started = Instant::now();
+        let stalled = std::future::poll_fn(|cx| {
+            let stalled = poll_stalled(&mut stall, Some(&mut uploading), cx);
+            if started.elapsed() < 25 * SECOND {
+                received.add(1);
+            }
+            stalled
+        });
+        stalled.await;
+        // What came behind the second wait's beginning had the third begin, and nothing came then.
+        assert_eq!(started.elapsed().as_secs(), 40);
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use crate::{CacheScope, Limits, QueryRules, check, esi, forward, graphql, pins};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("decoding", decoding),
     ("esi", esi_template),
     ("graphql", graphql_request),
@@ -27,6 +27,7 @@ pub const TARGETS: [Target; 9] = [
     ("negotiation", negotiation),
     ("proxy-protocol", crate::listener::fuzz_proxy_protocol),
     ("standalone-file", crate::standalone::fuzz_file),
+    ("upstream-response", crate::upstream::fuzz_response),
     ("websocket-frames", crate::tunnel::fuzz_frames),
 ];
 

@@ -106,11 +106,14 @@ impl Exchange {
         }
     }
 
-    /// The response's body can't go on: the workload's doing if it has a name, ours otherwise.
+    /// The response's body can't go on: the client's doing if the request's did not either, the
+    /// workload's if it has a name, ours otherwise.
     pub(crate) fn body_failed(&mut self, workload: Option<&'static str>) {
-        match workload {
-            Some(kind) => self.failed(ErrorSource::Workload, kind),
-            None => self.failed(ErrorSource::Proxy, "file-unreadable"),
+        let client = self.received.as_ref().and_then(|received| received.error());
+        match (workload, client) {
+            (Some(_), Some(error)) => self.failed(ErrorSource::Client, error.kind()),
+            (Some(kind), None) => self.failed(ErrorSource::Workload, kind),
+            (None, _) => self.failed(ErrorSource::Proxy, "file-unreadable"),
         }
         self.complete = true;
     }

@@ -38,6 +38,9 @@ pub(crate) use error::{Broken, UpstreamError};
 pub use tcp::{TcpConnect, connect_any};
 pub use tls::{ClientCertificate, Trust, UpstreamTls, UpstreamTlsError};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use http1::fuzz_response;
+
 use body::Inner;
 use count::{Counts, Kind};
 use http1::{Answer, Line};

@@ -131,11 +131,11 @@ impl WorkloadBody {
         };
         match body.poll_frame(cx) {
             Poll::Ready(frame) => {
-                body.stall().progress();
+                body.progress();
                 Poll::Ready(frame.transpose().map_err(|error| Some(error.into())))
             }
             Poll::Pending => {
-                ready!(body.stall().poll(cx));
+                ready!(body.poll_stalled(cx));
                 Poll::Ready(Err(None))
             }
         }

@@ -93,17 +93,19 @@ impl UpstreamError {
                 let title = "The app did not answer in time";
                 (Status::GATEWAY_TIMEOUT, "response-timeout", title)
             }
-            Self::Request(RequestBodyError::TooLarge) => {
-                let title = "The request's body is too large";
-                (Status::PAYLOAD_TOO_LARGE, "body-too-large", title)
-            }
-            Self::Request(RequestBodyError::Stalled) => {
-                let title = "The request's body did not arrive in time";
-                (Status::REQUEST_TIMEOUT, "body-stalled", title)
-            }
-            Self::Request(RequestBodyError::Broken) => {
-                let title = "The request's body did not arrive whole";
-                (Status::BAD_REQUEST, "body-broken", title)
+            Self::Request(error) => {
+                let (status, title) = match error {
+                    RequestBodyError::TooLarge => {
+                        (Status::PAYLOAD_TOO_LARGE, "The request's body is too large")
+                    }
+                    RequestBodyError::Stalled => {
+                        (Status::REQUEST_TIMEOUT, "The request's body did not arrive in time")
+                    }
+                    RequestBodyError::Broken => {
+                        (Status::BAD_REQUEST, "The request's body did not arrive whole")
+                    }
+                };
+                (status, error.kind(), title)
             }
         }
     }

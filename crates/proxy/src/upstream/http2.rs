@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use h2::{Ping, Reason, RecvStream};
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Method, Request, Response, Uri};
@@ -22,7 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Broken, Unanswered, UpstreamError, UpstreamLimits, may_repeat};
-use crate::body::{BodyError, Received, RequestBody, Stall};
+use crate::body::{BodyError, Received, RequestBody, Stall, Uploading, poll_stalled};
 use crate::hints::Hints;
 use crate::pipe::Pipe;
 use crate::snapshot::Stream;
@@ -219,6 +219,7 @@ impl Place {
             .filter(|_| request.method != Method::HEAD)
             .and_then(|length| length.to_str().ok()?.parse().ok());
         // Both directions go on at their own pace from here.
+        let uploading = (!upload.is_done()).then(|| upload.body().body.uploading()).flatten();
         let upload = (!upload.is_done()).then(|| AbortOnDropHandle::new(tokio::spawn(upload)));
         response.map(|stream| Http2Body {
             stream,
@@ -227,6 +228,7 @@ impl Place {
             stall,
             _place: self,
             upload,
+            uploading,
         })
     }
 
@@ -318,6 +320,10 @@ async fn head_of(
 fn head(parts: &Parts, scheme: &Scheme) -> Option<Request<()>> {
     let mut headers = parts.headers.clone();
     let authority = headers.remove(HOST)?;
+    // It may have been sent over HTTP/1.1 before.
+    for name in [CONNECTION, TRANSFER_ENCODING] {
+        headers.remove(name);
+    }
     let mut target = http::uri::Parts::default();
     target.scheme = Some(scheme.clone());
     target.authority = Some(Authority::try_from(authority.as_bytes()).ok()?);
@@ -383,6 +389,7 @@ pub(super) struct Http2Body {
     stall: Stall,
     /// Where the request's body was not done when the response began.
     upload: Option<AbortOnDropHandle<()>>,
+    uploading: Option<Uploading>,
     _place: Place,
 }
 
@@ -398,7 +405,7 @@ impl Http2Body {
                 Poll::Ready(result.map_err(Some))
             }
             Poll::Pending => {
-                ready!(self.stall.poll(cx));
+                ready!(poll_stalled(&mut self.stall, self.uploading.as_mut(), cx));
                 Poll::Ready(Err(None))
             }
         }
@@ -443,5 +450,26 @@ impl Http2Body {
             (false, Some(left)) => SizeHint::with_exact(left),
             (false, None) => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_went_over_http_1_first_says_nothing_of_that() {
+        let request = Request::post("/a?b")
+            .header("host", "a.test")
+            .header("connection", "te")
+            .header("te", "trailers")
+            .header("transfer-encoding", "chunked")
+            .header("x", "y");
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let head = head(&parts, &Scheme::HTTPS).unwrap();
+        assert_eq!(head.uri(), "https://a.test/a?b");
+        let mut names: Vec<&str> = head.headers().keys().map(http::HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["te", "x"]);
     }
 }

@@ -57,4 +57,6 @@ mod tunnels;
 #[cfg(test)]
 mod tunnels_http2;
 #[cfg(test)]
+mod uploads;
+#[cfg(test)]
 mod workloads;

@@ -15,6 +15,27 @@ use super::chunked::Chunked;
 /// The most fields of a response, and of its trailers.
 const MAX_FIELDS: usize = 128;
 
+/// What changes a body: the registers of transfer and content codings (IANA), and what was in use
+/// without being registered.
+const CODINGS: [&[u8]; 16] = [
+    b"aes128gcm",
+    b"br",
+    b"brotli",
+    b"bzip2",
+    b"compress",
+    b"dcb",
+    b"dcz",
+    b"deflate",
+    b"exi",
+    b"gzip",
+    b"lzma",
+    b"pack200-gzip",
+    b"sdch",
+    b"xz",
+    b"zlib",
+    b"zstd",
+];
+
 /// How the end of a response's body is known (RFC 9112, section 6.3).
 #[derive(Debug)]
 pub(super) enum Framing {
@@ -80,8 +101,12 @@ pub(super) fn read(
     let (version, code) = (response.version, response.code);
     let status = StatusCode::from_u16(code.unwrap_or_default()).map_err(|_| Http1Error::Status)?;
     let mut headers = places.fields(&from.split_to(length).freeze())?;
+    // Who says two ways how a body ends may mean the other one (RFC 9112, section 6.3).
+    let said_once =
+        !(headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH));
     let framing = framing(version, status, method, &mut headers)?;
     let persists = version == Some(1)
+        && said_once
         && status != StatusCode::SWITCHING_PROTOCOLS
         && !(status == StatusCode::NO_CONTENT && announces_body(&headers))
         && !matches!(framing, Framing::Close)
@@ -154,23 +179,35 @@ fn framing(
     if no_body || *method == Method::HEAD {
         return Ok(Framing::Length(0));
     }
-    let (mut count, mut chunked) = (0, 0);
-    for line in headers.get_all(TRANSFER_ENCODING) {
-        for coding in line.as_bytes().split(|byte| *byte == b',') {
-            count += 1;
-            chunked += usize::from(coding.trim_ascii().eq_ignore_ascii_case(b"chunked"));
-        }
+    let lines = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let Some(coding) = codings.next().map(<[u8]>::trim_ascii) else {
+        return Ok(length.map_or(Framing::Close, Framing::Length));
+    };
+    // One alone, and HTTP/1.0 knows none.
+    if codings.next().is_some() || version != Some(1) {
+        return Err(Http1Error::Coding);
     }
-    if count > 0 {
+    if coding.eq_ignore_ascii_case(b"chunked") {
         headers.remove(CONTENT_LENGTH);
-        // Other codings were not asked for, and HTTP/1.0 knows none.
-        return match (count, chunked, version) {
-            (1, 1, Some(1)) => Ok(Framing::Chunked(Chunked::Line)),
-            (_, 0, Some(1)) => Ok(Framing::Close),
-            _ => Err(Http1Error::Coding),
-        };
+        return Ok(Framing::Chunked(Chunked::Line));
     }
-    Ok(length.map_or(Framing::Close, Framing::Length))
+    match length.is_none() && changes_nothing(coding) {
+        true => Ok(Framing::Close),
+        false => Err(Http1Error::Coding),
+    }
+}
+
+/// Whether a coding leaves a body as it is: `identity`, or a name that nobody has given to a coding.
+/// None was asked for, so that one which does not is refused: clients would not be told of it.
+fn changes_nothing(coding: &[u8]) -> bool {
+    let coding = coding.to_ascii_lowercase();
+    let name = coding.strip_prefix(b"x-").unwrap_or(&coding);
+    let is_name = !name.is_empty()
+        && name.iter().all(|byte| b"-_".contains(byte) || byte.is_ascii_alphanumeric());
+    // Some servers would read it as chunked.
+    let like_chunked = memchr::memmem::find(name, b"chunk").is_some();
+    is_name && !like_chunked && !CODINGS.contains(&name)
 }
 
 /// The length that a response announces, which may be said again but not otherwise.
@@ -240,6 +277,15 @@ mod tests {
             ("103", "", Method::GET, "Length(0) true"),
             ("200", "", Method::GET, "Close false"),
             ("200", "transfer-encoding: Chunked\r\n", Method::GET, "Chunked(Line) true"),
+            ("200", "transfer-encoding: Identity\r\n", Method::GET, "Close false"),
+            ("200", "transfer-encoding: unheard-of\r\n", Method::GET, "Close false"),
+            ("200", "transfer-encoding: gzip\r\n", Method::HEAD, "Length(0) true"),
+            (
+                "200",
+                "content-length: 3\r\ntransfer-encoding: chunked\r\n",
+                Method::GET,
+                "Chunked(Line) false",
+            ),
             (
                 "200",
                 "connection: x, Close\r\ncontent-length: 0\r\n",
@@ -267,6 +313,16 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-length: +3\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: \r\n\r\n",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: X-GZip\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: zstd\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: xchunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked;q=1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: \"chunked\"\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: , chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding:\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: identity, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: identity\r\n\r\n",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
             "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n",

@@ -6,8 +6,13 @@
 //! client is not to see is not filtered here; [`crate::forward`] does that.
 
 mod chunked;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod head;
 mod upload;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzz::response as fuzz_response;
 
 use std::future::poll_fn;
 use std::io;
@@ -15,7 +20,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, TE};
+use http::header::{CONNECTION, TE, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead as _, ReadBuf, empty, join, sink, split};
@@ -23,7 +28,7 @@ use tokio::task::coop::unconstrained;
 use tokio_util::io::poll_read_buf;
 
 use super::{Broken, Unanswered, UpstreamError, UpstreamLimits, may_repeat};
-use crate::body::{Received, RequestBody, Stall};
+use crate::body::{self, Received, RequestBody, Stall, Uploading};
 use crate::hints::Hints;
 use crate::snapshot::Stream;
 use crate::spoken::Rewound;
@@ -92,6 +97,8 @@ pub(super) struct Body {
     framing: Framing,
     persists: bool,
     max_trailer_bytes: usize,
+    /// The request's body, where that has not come to its end.
+    uploading: Option<Uploading>,
 }
 
 /// What a request has brought.
@@ -169,7 +176,7 @@ impl Line {
         let wire = &mut *self.0;
         // What TE says is said to the next hop only (RFC 9110, section 10.1.4).
         let headers = request.headers_mut();
-        if headers.contains_key(CONNECTION) {
+        if headers.contains_key(UPGRADE) {
             // An upgrade has no trailers.
             headers.remove(TE);
         } else if headers.contains_key(TE) {
@@ -194,6 +201,8 @@ impl Line {
             }
         };
         let Head { status, headers, framing, persists } = head;
+        // An upstream that does not expect the body may have left it, for the next request.
+        let persists = persists && !(has_body && expects_no_body(request.method()));
         wire.stall.restart(limits.stall_timeout);
         let answer = match head::switches(status, request.headers()) {
             true => {
@@ -201,11 +210,9 @@ impl Line {
                 Answer::Upgraded(Box::new(Rewound { before, stream: self.0.stream }))
             }
             false => {
-                if !wire.upload.is_done() {
-                    wire.send_apart(limits);
-                }
+                let uploading = (!wire.upload.is_done()).then(|| wire.send_apart(limits)).flatten();
                 let max_trailer_bytes = limits.max_header_bytes;
-                Answer::Body(Body { line: self, framing, persists, max_trailer_bytes })
+                Answer::Body(Body { line: self, framing, persists, max_trailer_bytes, uploading })
             }
         };
         let mut response = Response::new(answer);
@@ -217,15 +224,17 @@ impl Line {
 
 impl Wire {
     /// Has what is left of a request sent however its response is read, which may have to wait for
-    /// that. The connection carries no other request then.
-    fn send_apart(&mut self, limits: &UpstreamLimits) {
+    /// that. The connection carries no other request then. Returns what says how that goes.
+    fn send_apart(&mut self, limits: &UpstreamLimits) -> Option<Uploading> {
         let stream = std::mem::replace(&mut self.stream, Box::new(empty()));
         let upload = std::mem::replace(&mut self.upload, Upload::none());
         let (read, write) = split(stream);
         self.stream = Box::new(join(read, sink()));
+        let uploading = upload.uploading();
         if !std::mem::replace(&mut self.broken, true) {
             tokio::spawn(upload.finish(Box::new(join(empty(), write)), limits.stall_timeout));
         }
+        uploading
     }
 
     /// Sends a request, and reads the head of its response.
@@ -298,6 +307,11 @@ impl Wire {
     }
 }
 
+/// Whether a method gives a body no meaning (RFC 9110, section 9.3).
+fn expects_no_body(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE].contains(method)
+}
+
 /// Whether a head is not that of the answer.
 fn is_informational(head: &Head) -> bool {
     head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
@@ -319,8 +333,14 @@ fn classify(error: Http1Error, received: &Received) -> UpstreamError {
 }
 
 impl Body {
-    pub(super) fn stall(&mut self) -> &mut Stall {
-        &mut self.line.0.stall
+    /// Something came.
+    pub(super) fn progress(&mut self) {
+        self.line.0.stall.progress();
+    }
+
+    /// Ready when neither the response nor the request has gone on for too long.
+    pub(super) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        body::poll_stalled(&mut self.line.0.stall, self.uploading.as_mut(), cx)
     }
 
     pub(super) fn is_end_stream(&self) -> bool {

@@ -13,7 +13,7 @@ use http_body::Body as _;
 use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 
 use super::head;
-use crate::body::{RequestBody, Stall};
+use crate::body::{RequestBody, Stall, Uploading};
 use crate::snapshot::Stream;
 
 /// Why a request was not sent to its end.
@@ -36,7 +36,7 @@ pub(super) struct Upload {
     chunked: bool,
     /// Bytes that the head has announced and that are to come yet.
     announced: u64,
-    /// Something of the request was written, or taken from its body.
+    /// Something of the request was written, or what was taken from its body is not kept.
     begun: bool,
     /// Counts what was.
     moved: u64,
@@ -78,14 +78,21 @@ impl Upload {
         self.done
     }
 
-    /// Whether something of the request has left, or was taken from its body.
+    /// Whether something of the request has left.
     pub(super) fn has_begun(&self) -> bool {
         self.begun
     }
 
     /// The body, whole if the request has not begun.
     pub(super) fn take_body(&mut self) -> RequestBody {
-        std::mem::replace(&mut self.body, RequestBody::Empty)
+        let taken = std::mem::take(&mut self.data);
+        let rest = std::mem::replace(&mut self.body, RequestBody::Empty);
+        RequestBody::again(Some(taken).filter(|data| !data.is_empty()).into_iter().collect(), rest)
+    }
+
+    /// What says how the body goes on.
+    pub(super) fn uploading(&self) -> Option<Uploading> {
+        self.body.uploading()
     }
 
     /// Sends on; ready when all is sent.
@@ -99,7 +106,7 @@ impl Upload {
         }
         // With the head goes what is there of the body, if that is good: nothing is asked by a
         // request that is broken from the start.
-        if !self.begun && !self.body.is_empty() {
+        if !self.begun && self.data.is_empty() && !self.body.is_empty() {
             let _ = self.poll_body(cx)?;
         }
         loop {
@@ -148,12 +155,14 @@ impl Upload {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
             return Ok(Poll::Pending);
         };
-        self.begun = true;
         self.moved += 1;
         match frame {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => self.put(data)?,
-                Err(frame) => self.end(&frame.into_trailers().unwrap_or_default())?,
+                Err(frame) => {
+                    self.begun = true;
+                    self.end(&frame.into_trailers().unwrap_or_default())?;
+                }
             },
             Some(Err(_)) => return Err(Unsent::Client),
             None => self.end(&HeaderMap::new())?,
