@@ -14,7 +14,7 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::Limits;
 use crate::cache::{DiskBody, StoredBody, StreamBody};
@@ -24,55 +24,12 @@ use crate::files::{Content, FileBody};
 use crate::forward;
 use crate::http3::Http3Body;
 use crate::record::Exchange;
+use crate::stall::Stall;
 use crate::tunnel::Tunnel;
 use crate::upstream::WorkloadBody;
 
 /// What goes wrong with a body; hyper only wants to know that something did.
 pub(crate) type BodyError = Box<dyn Error + Send + Sync>;
-
-/// A timer that runs only while something is awaited. Costs nothing when nothing is.
-#[derive(Debug)]
-pub(crate) struct Stall {
-    timeout: Duration,
-    sleep: Option<Pin<Box<Sleep>>>,
-    /// When the wait under way began.
-    since: Option<Instant>,
-}
-
-impl Stall {
-    pub(crate) fn new(timeout: Duration) -> Self {
-        Self { timeout, sleep: None, since: None }
-    }
-
-    /// Something came: the next wait starts anew.
-    pub(crate) fn progress(&mut self) {
-        self.since = None;
-    }
-
-    /// Another wait begins.
-    pub(crate) fn restart(&mut self, timeout: Duration) {
-        self.timeout = timeout;
-        self.since = None;
-    }
-
-    /// Nothing came. Ready when that has lasted for the timeout.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timeout = self.timeout;
-        let until = *self.since.get_or_insert_with(Instant::now) + timeout;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        // A timer for an earlier wait goes on: it rings too early at most, and is moved on then.
-        if sleep.deadline() > until {
-            sleep.as_mut().reset(until);
-        }
-        loop {
-            ready!(sleep.as_mut().poll(cx));
-            if sleep.deadline() >= until {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(until);
-        }
-    }
-}
 
 /// What is wrong with a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -578,19 +535,6 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stall_is_time_without_progress() {
-        let mut stall = Stall::new(10 * SECOND);
-        for _ in 0..3 {
-            assert!(futures_util::poll!(std::future::poll_fn(|cx| stall.poll(cx))).is_pending());
-            tokio::time::advance(9 * SECOND).await;
-            stall.progress();
-        }
-        let started = Instant::now();
-        std::future::poll_fn(|cx| stall.poll(cx)).await;
-        assert_eq!(started.elapsed().as_secs(), 10);
-    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_uploaded_is_progress() {

@@ -52,6 +52,7 @@ mod redirect;
 mod service;
 pub mod snapshot;
 mod spoken;
+mod stall;
 pub mod standalone;
 pub mod takeover;
 mod tls;

@@ -22,10 +22,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Broken, Unanswered, UpstreamError, UpstreamLimits, may_repeat};
-use crate::body::{BodyError, Received, RequestBody, Stall, Uploading, poll_stalled};
+use crate::body::{BodyError, Received, RequestBody, Uploading, poll_stalled};
 use crate::hints::Hints;
 use crate::pipe::Pipe;
 use crate::snapshot::Stream;
+use crate::stall::Stall;
 
 /// Requests at once on one connection, whatever more the server allows. Servers that allow fewer
 /// say so.

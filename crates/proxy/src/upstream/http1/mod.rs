@@ -28,10 +28,11 @@ use tokio::task::coop::unconstrained;
 use tokio_util::io::poll_read_buf;
 
 use super::{Broken, Unanswered, UpstreamError, UpstreamLimits, may_repeat};
-use crate::body::{self, Received, RequestBody, Stall, Uploading};
+use crate::body::{self, Received, RequestBody, Uploading};
 use crate::hints::Hints;
 use crate::snapshot::Stream;
 use crate::spoken::Rewound;
+use crate::stall::Stall;
 use chunked::Part;
 use head::{Framing, Head};
 use upload::{Unsent, Upload};

@@ -13,8 +13,9 @@ use http_body::Body as _;
 use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 
 use super::head;
-use crate::body::{RequestBody, Stall, Uploading};
+use crate::body::{RequestBody, Uploading};
 use crate::snapshot::Stream;
+use crate::stall::Stall;
 
 /// Why a request was not sent to its end.
 #[derive(Debug)]
