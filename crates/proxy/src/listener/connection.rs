@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::roster::{FIRST_REQUEST, Roster};
-use super::{Listener, Protocol, proxy_protocol};
+use super::{Listener, Protocol, proxy_protocol, sockets};
 use crate::activity::{Activity, Order, Watched};
 use crate::client_address::client_address;
 use crate::floor::Floors;
@@ -205,14 +205,13 @@ impl Door {
         mut peer: SocketAddr,
         permit: OwnedSemaphorePermit,
     ) {
-        // Answers are written whole; waiting for more only delays their last part.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(error = %Chain(&error), "TCP_NODELAY can't be set");
+        if let Err(error) = sockets::prepare(&stream, peer) {
+            tracing::debug!(error = %Chain(&error), "a connection's options can't be set");
         }
         let listener = self.listener.load_full();
         let ip = peer.ip().to_canonical();
         if listener.proxy_protocol.iter().any(|network| network.contains(&ip)) {
-            match self.in_time(proxy_protocol::read(&mut stream)).await {
+            match Box::pin(self.in_time(proxy_protocol::read(&mut stream))).await {
                 Some(Ok(from)) => peer = from.unwrap_or(peer),
                 Some(Err(error)) => {
                     tracing::debug!(%peer, error = %Chain(&error), "no PROXY protocol header");
@@ -226,10 +225,12 @@ impl Door {
                 self.serve(stream, (peer, permit), Secured::default()).await;
             }
             Protocol::Https => {
-                let handshake = self.in_time(self.tls.accept(stream));
+                // What a handshake takes is given back after it: connections last, and idle ones are
+                // to cost little.
+                let handshake = Box::pin(self.in_time(self.tls.accept(stream)));
                 match handshake.await {
                     Some(Ok((stream, certified))) => {
-                        self.secured(stream, certified, (peer, permit)).await;
+                        self.secured(Box::new(stream), certified, (peer, permit)).await;
                     }
                     Some(Err(error)) => {
                         tracing::debug!(%peer, error = %Chain(&error), "TLS handshake failed");
@@ -279,7 +280,7 @@ impl Door {
 
     async fn secured(
         &self,
-        stream: TlsStream<TcpStream>,
+        stream: Box<TlsStream<TcpStream>>,
         certified: Option<Certified>,
         from: (SocketAddr, OwnedSemaphorePermit),
     ) {
