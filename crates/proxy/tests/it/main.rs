@@ -39,6 +39,8 @@ mod poisoning;
 #[cfg(test)]
 mod redirects;
 #[cfg(test)]
+mod responses;
+#[cfg(test)]
 mod serving;
 #[cfg(test)]
 mod site;

@@ -45,7 +45,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// What a line of the file stands for.
-fn bytes(line: &str) -> Vec<u8> {
+pub(crate) fn bytes(line: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = line;
     while let Some((before, escape)) = rest.split_once('\\') {
