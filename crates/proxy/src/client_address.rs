@@ -1,4 +1,4 @@
-//! Whom a request is from, where proxies that we trust stand before us and say it.
+//! Whom a request is from, and by which scheme, where proxies that we trust stand before us and say it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The address of the client: the rightmost in `x-forwarded-for` or `forwarded` (RFC 7239) that is
 /// not a trusted proxy's own. What stands left of it was said by somebody we don't trust.
@@ -22,21 +23,59 @@ pub(crate) fn client_address(
     if !is_trusted(peer.ip(), trusted) {
         return peer;
     }
-    let list = |name: &HeaderName| {
-        let lines = headers.get_all(name).iter().rev();
-        lines.flat_map(|line| line.to_str().unwrap_or("?").rsplit(','))
-    };
     let plain = headers
         .contains_key(&X_FORWARDED_FOR)
-        .then(|| search(peer, list(&X_FORWARDED_FOR).map(node), trusted));
+        .then(|| search(peer, list(headers, &X_FORWARDED_FOR).map(node), trusted));
     let standard = headers.contains_key(FORWARDED).then(|| {
-        search(peer, list(&FORWARDED).map(|element| node(forwarded_for(element))), trusted)
+        let elements = list(headers, &FORWARDED);
+        search(peer, elements.map(|element| node(said(element, "for"))), trusted)
     });
     match (plain, standard) {
         (Some(one), Some(other)) if one.ip() != other.ip() => peer,
         (Some(found), _) | (None, Some(found)) => found,
         (None, None) => peer,
     }
+}
+
+/// The scheme that the client used, where a trusted proxy says it: `x-forwarded-proto` with one
+/// value, or the `proto` in `forwarded` beside the client's address. Where both are there and differ,
+/// neither is believed, as with the address.
+pub(crate) fn client_scheme(
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    trusted: &[IpNet],
+) -> Option<&'static str> {
+    if !is_trusted(peer.ip(), trusted) {
+        return None;
+    }
+    let mut plain = list(headers, &X_FORWARDED_PROTO);
+    let plain = match (plain.next(), plain.next()) {
+        (Some(only), None) => scheme(only),
+        (None, _) => None,
+        (Some(_), Some(_)) => return None,
+    };
+    let mut standard = None;
+    for element in list(headers, &FORWARDED) {
+        standard = scheme(said(element, "proto"));
+        if !node(said(element, "for")).is_some_and(|node| is_trusted(node.ip(), trusted)) {
+            break;
+        }
+    }
+    match (plain, standard) {
+        (Some(one), Some(other)) if one != other => None,
+        (found, other) => found.or(other),
+    }
+}
+
+fn scheme(text: &str) -> Option<&'static str> {
+    let text = text.trim().trim_matches('"');
+    ["http", "https"].into_iter().find(|known| text.eq_ignore_ascii_case(known))
+}
+
+/// The members of a field, the last first.
+fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> + use<'a> {
+    let lines = headers.get_all(name).iter().rev();
+    lines.flat_map(|line| line.to_str().unwrap_or("?").rsplit(','))
 }
 
 fn search(
@@ -60,11 +99,11 @@ fn is_trusted(ip: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|network| network.contains(&ip))
 }
 
-/// The `for` of an element of `forwarded`. A quoted comma or semicolon leaves something that is no
-/// address.
-fn forwarded_for(element: &str) -> &str {
+/// What an element of `forwarded` says once by this name. A quoted comma or semicolon leaves something
+/// that is no value.
+fn said<'a>(element: &'a str, wanted: &str) -> &'a str {
     let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
-    let mut named = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case("for"));
+    let mut named = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(wanted));
     match (named.next(), named.next()) {
         (Some((_, value)), None) => value.trim(),
         _ => "",
@@ -133,6 +172,44 @@ mod tests {
             ),
         ] {
             assert_eq!(found(peer, headers), expected, "{peer} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_trusted_proxy_says_the_scheme() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        for (peer, headers, expected) in [
+            ("192.0.2.9:1", &[("x-forwarded-proto", "https")][..], None),
+            ("192.0.2.9:1", &[("forwarded", "for=192.0.2.1;proto=https")], None),
+            ("10.0.0.1:1", &[], None),
+            ("10.0.0.1:1", &[("x-forwarded-proto", "HTTPS")], Some("https")),
+            ("10.0.0.1:1", &[("x-forwarded-proto", "http")], Some("http")),
+            ("10.0.0.1:1", &[("x-forwarded-proto", "gopher")], None),
+            ("10.0.0.1:1", &[("x-forwarded-proto", "https, http")], None),
+            ("10.0.0.1:1", &[("x-forwarded-proto", "https"), ("x-forwarded-proto", "https")], None),
+            ("10.0.0.1:1", &[("forwarded", "For=192.0.2.1;Proto=\"https\"")], Some("https")),
+            // The client's element counts; what stands left of it is the client's own.
+            (
+                "10.0.0.1:1",
+                &[(
+                    "forwarded",
+                    "for=6.6.6.6;proto=http, for=192.0.2.1;proto=https, for=10.0.0.2;proto=http",
+                )],
+                Some("https"),
+            ),
+            ("10.0.0.1:1", &[("forwarded", "proto=https;for=6.6.6.6, for=192.0.2.1")], None),
+            (
+                "10.0.0.1:1",
+                &[("x-forwarded-proto", "https"), ("forwarded", "for=192.0.2.1;proto=http")],
+                None,
+            ),
+        ] {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(*name, value.parse().unwrap());
+            }
+            let found = client_scheme(peer.parse().unwrap(), &map, &trusted);
+            assert_eq!(found, expected, "{peer} {headers:?}");
         }
     }
 }

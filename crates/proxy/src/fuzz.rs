@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use ipnet::IpNet;
 use selvedge_cache::key::Key;
 
-use crate::client_address::client_address;
+use crate::client_address::{client_address, client_scheme};
 use crate::encode::{self, Coding, DecodeLimits, Decoder, Negotiation};
 use crate::{CacheScope, Limits, QueryRules, check, esi, forward, graphql, pins};
 
@@ -185,6 +185,8 @@ pub fn head(input: &[u8]) {
     assert_eq!(client_address(peer, &head.headers, &[]), peer, "a stranger was believed");
     let all = [IpNet::from(IpAddr::from([192, 0, 2, 1]))];
     let _ = client_address(peer, &head.headers, &all);
+    let _ = client_scheme(peer, &head.headers, &all);
+    assert_eq!(client_scheme(peer, &head.headers, &[]), None, "a stranger was believed");
     let mut sent_on = forward::to_workload(&head.headers, &checked.authority, peer, "https");
     pins::strip(&mut sent_on);
     for name in ["connection", "keep-alive", "transfer-encoding", "upgrade", "x-real-ip"] {

@@ -94,7 +94,7 @@ pub struct Config {
     pub shards: usize,
     /// Limits on what clients may do.
     pub limits: Limits,
-    /// Proxies whose `x-forwarded-for` and `forwarded` are believed.
+    /// Proxies whose `x-forwarded-for`, `x-forwarded-proto` and `forwarded` are believed.
     pub trusted: Vec<IpNet>,
     /// How it caches.
     pub cache: CacheConfig,

@@ -45,6 +45,7 @@ impl Exchange {
                 method: head.method.to_string(),
                 path: truncate(target).to_owned(),
                 client: client.address(&head.headers).to_string(),
+                scheme: client.scheme_of(&head.headers).to_owned(),
                 ..of(client)
             })
         });

@@ -83,11 +83,14 @@ struct Shown {
     accept: Option<HeaderValue>,
     is_head: bool,
     one_at_a_time: bool,
+    /// What the client used, as far as we believe it.
+    scheme: &'static str,
 }
 
 impl Shown {
-    fn of(head: &Parts) -> Self {
+    fn of(head: &Parts, scheme: &'static str) -> Self {
         Self {
+            scheme,
             accept: head.headers.get(ACCEPT).cloned(),
             is_head: head.method == Method::HEAD,
             one_at_a_time: head.version < Version::HTTP_2,
@@ -120,7 +123,7 @@ pub(crate) fn handle(client: Arc<Client>, request: Request<ClientBody>) -> Handl
     let (head, body) = request.into_parts();
     let trace = Trace::of(&head.headers, &client.shared.ids);
     let mut exchange = Exchange::begin(&client, &head, &trace);
-    let shown = Shown::of(&head);
+    let shown = Shown::of(&head, client.scheme_of(&head.headers));
     let checked = match check::check(&head, &client.shared.limits) {
         Ok(checked) => checked,
         Err(fault) => {
@@ -190,7 +193,8 @@ fn finish(
         }
     };
     let is_recorded = exchange.record().is_some();
-    name(client, trace, located, is_fault, is_recorded, &mut response);
+    let is_secure = shown.scheme == "https";
+    name(client, trace, located, (is_fault, is_recorded, is_secure), &mut response);
     if let Some(coding) = coding.filter(|_| !is_fault) {
         response = coding.respond(response);
     }
@@ -273,7 +277,7 @@ impl Asked {
     /// Who answers, with the request rewritten for them.
     fn target(&mut self) -> Result<Answerer, Fault> {
         if self.located.table().is_some_and(|table| table.force_https)
-            && !self.client.secure()
+            && self.shown.scheme != "https"
             && !self.own
         {
             let port = self.client.shared.https_port();
@@ -298,7 +302,7 @@ impl Asked {
             Target::Fallback(site, file) => Answerer::Files(site, Some(file)),
             Target::Workload(upstream) => Answerer::Workload(upstream),
             Target::Redirect(to) => {
-                let scheme = self.client.scheme();
+                let scheme = self.shown.scheme;
                 let answer = redirect::answer(&to, &self.head, &self.checked, scheme)?;
                 Answerer::Redirect(answer)
             }
@@ -423,8 +427,7 @@ fn name(
     client: &Client,
     trace: &Trace,
     located: Option<&Located>,
-    is_fault: bool,
-    is_recorded: bool,
+    (is_fault, is_recorded, is_secure): (bool, bool, bool),
     response: &mut Response<Payload>,
 ) {
     let headers = response.headers_mut();
@@ -459,7 +462,7 @@ fn name(
         }
     }
     if let Some(pin) = &located.new_pin {
-        pins::set(headers, pin, client.secure());
+        pins::set(headers, pin, is_secure);
     }
 }
 

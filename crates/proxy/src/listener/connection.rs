@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::roster::{FIRST_REQUEST, Roster};
 use super::{Listener, Protocol, proxy_protocol, sockets};
 use crate::activity::{Activity, Order, Watched};
-use crate::client_address::client_address;
+use crate::client_address::{client_address, client_scheme};
 use crate::floor::Floors;
 use crate::record;
 use crate::spoken::Spoken;
@@ -105,12 +105,24 @@ impl Client {
         }
     }
 
+    /// Whether the connection is by TLS.
     pub(crate) fn secure(&self) -> bool {
         self.tls.is_some()
     }
 
+    /// The scheme of the connection.
     pub(crate) fn scheme(&self) -> &'static str {
         if self.secure() { "https" } else { "http" }
+    }
+
+    /// The scheme that a request was made by: the connection's, or the one that a trusted proxy says
+    /// the client used.
+    pub(crate) fn scheme_of(&self, headers: &HeaderMap) -> &'static str {
+        let said = match self.shared.trusted.is_empty() {
+            true => None,
+            false => client_scheme(self.peer, headers, &self.shared.trusted),
+        };
+        said.unwrap_or_else(|| self.scheme())
     }
 
     /// Where else the client may come.

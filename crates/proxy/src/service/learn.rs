@@ -37,7 +37,7 @@ impl Asked {
         let may_tell = self.head.method == Method::POST && matches!(self.query, Query::None);
         let (cache, scope) = self.storing().filter(|_| may_tell && !self.is_somebody())?;
         let target = self.head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let key = scope.key(self.client.scheme(), &self.authority(), target);
+        let key = scope.key(self.shown.scheme, &self.authority(), target);
         Some(Aside::new(cache, Asking::at(key, &self.head.headers), None))
     }
 
@@ -52,7 +52,7 @@ impl Asked {
     ) -> Result<Response<WorkloadBody>, Box<Fetched>> {
         let (Some(aside), Some((_, scope))) = (aside, self.storing()) else { return Ok(response) };
         let is_head = self.head.method == Method::HEAD;
-        let (scheme, headers) = (self.client.scheme(), response.headers());
+        let (scheme, headers) = (self.shown.scheme, response.headers());
         // Conditions of a POST are the server's to judge.
         let is_plain = |name| !self.head.headers.contains_key(name);
         let is_get = || {
@@ -73,7 +73,7 @@ impl Asked {
 
     /// Scheme and authority, as keys have them.
     pub(super) fn origin(&self) -> String {
-        format!("{}://{}", self.client.scheme(), String::from_utf8_lossy(&self.authority()))
+        format!("{}://{}", self.shown.scheme, String::from_utf8_lossy(&self.authority()))
     }
 
     /// Forgets what is stored for what the request has changed.
@@ -82,7 +82,7 @@ impl Asked {
             return;
         }
         let Some((cache, scope)) = self.storing() else { return };
-        let (authority, scheme) = (self.authority(), self.client.scheme());
+        let (authority, scheme) = (self.authority(), self.shown.scheme);
         let changed = invalidated(&self.head, scheme, response.status(), response.headers());
         if changed.is_empty() {
             return;

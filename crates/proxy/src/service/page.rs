@@ -25,6 +25,7 @@ struct Pieces {
     client: Arc<Client>,
     /// The page's host and port, as the client asked for it.
     host: HeaderValue,
+    scheme: &'static str,
 }
 
 impl Fetch for Pieces {
@@ -38,15 +39,15 @@ impl Fetch for Pieces {
         head.uri = fragment.uri;
         head.headers = fragment.headers;
         head.headers.insert(HOST, self.host.clone());
-        Ok(piece(Arc::clone(&self.client), head).await)
+        Ok(piece(Arc::clone(&self.client), head, self.scheme).await)
     }
 }
 
 /// Answers for a piece.
-fn piece(client: Arc<Client>, head: http::request::Parts) -> Handling {
+fn piece(client: Arc<Client>, head: http::request::Parts, scheme: &'static str) -> Handling {
     let trace = Trace::of(&head.headers, &client.shared.ids);
     let mut exchange = Exchange::piece(&client, &head, &trace);
-    let shown = Shown::of(&head);
+    let shown = Shown::of(&head, scheme);
     let checked = match check::check(&head, &client.shared.limits) {
         Ok(checked) => checked,
         Err(fault) => return Handling::Ready(Some(refused(&fault, exchange))),
@@ -138,10 +139,10 @@ impl Asked {
         let host = self.checked.authority.as_header().clone();
         let authority = host.to_str().unwrap_or_default().to_owned();
         let page = Page {
-            fetch: Pieces { client: Arc::clone(&self.client), host },
+            fetch: Pieces { client: Arc::clone(&self.client), host, scheme: self.shown.scheme },
             config,
             budget: Budget::new(DECODE_BYTES),
-            origin: Origin { authority, scheme: self.client.scheme() },
+            origin: Origin { authority, scheme: self.shown.scheme },
             uri: self.asked_for().clone(),
             client: self.head.headers.clone(),
         };

@@ -93,7 +93,7 @@ impl Asked {
     /// The key of the query, if there is one; else `other`.
     pub(super) fn query_key(&self, scope: &CacheScope, authority: &[u8], other: Key) -> Key {
         let Query::Cached(operation, _) = &self.query else { return other };
-        let mut key = scope.key(self.client.scheme(), authority, self.head.uri.path());
+        let mut key = scope.key(self.shown.scheme, authority, self.head.uri.path());
         operation.extend(&mut key);
         key
     }

@@ -74,7 +74,7 @@ impl Asked {
             return Quick::Ask(None, Found::Pass);
         }
         let authority = self.authority();
-        let scheme = self.client.scheme();
+        let scheme = self.shown.scheme;
         let asking = Asking::of(scope, &self.head, self.body.as_ref(), scheme, &authority);
         let Some(mut asking) = asking else {
             return match is_lookup(&self.head.method)
@@ -359,7 +359,7 @@ impl Asked {
     fn headers_for(&self, upstream: &Upstream) -> HeaderMap {
         let (client, sent) = (&self.client, &self.head.headers);
         let (from, authority) = (client.address(sent), &self.checked.authority);
-        let mut headers = forward::to_workload(sent, authority, from, client.scheme());
+        let mut headers = forward::to_workload(sent, authority, from, self.shown.scheme);
         pins::strip(&mut headers);
         headers.remove(probe::PROBE);
         if client.certified.is_some() {

@@ -182,6 +182,33 @@ async fn a_balancer_says_whom_it_speaks_for() {
         let record = site.record().await;
         assert!(record.client.starts_with(client), "{}", record.client);
     }
+    // And so with the scheme.
+    let forced = |force_https| {
+        let connect =
+            crate::workloads::scripted(|_, stream| crate::workloads::serve_mirror(stream));
+        let upstream = Arc::new(Upstream::new("web".into(), connect));
+        let mut forced = crate::site::view(1, vec![("/*", Target::Workload(upstream))]);
+        forced.table.force_https = force_https;
+        crate::site::app_of(Some(1), vec![forced])
+    };
+    for (from, scheme) in [([10, 0, 0, 1], "https"), ([203, 0, 113, 6], "http")] {
+        let request = format!(
+            "GET / HTTP/1.1\r\nhost: {HOST}\r\nx-forwarded-proto: https\r\nconnection: close\r\n\r\n"
+        );
+        for force_https in [false, true] {
+            site.swap(forced(force_https));
+            let mut stream = TcpStream::connect(believed).await.unwrap();
+            stream.write_all(&version_2(0x21, from)).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let answer = read_to_end(&mut stream).await;
+            let told = format!("\"x-forwarded-proto\":[\"{scheme}\"]");
+            let is_redirect = force_https && scheme == "http";
+            assert_eq!(answer.contains(&told), !is_redirect, "{answer}");
+            assert_eq!(answer.starts_with("HTTP/1.1 308 "), is_redirect, "{answer}");
+            assert_eq!(site.record().await.scheme, scheme);
+        }
+    }
+    site.swap(page());
     // Before TLS, in as many pieces as there are bytes.
     let mut stream = TcpStream::connect(secure).await.unwrap();
     stream.set_nodelay(true).unwrap();
