@@ -19,6 +19,7 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const CANCEL: [u8; 4] = [0, 0, 0, 8];
+const PROTOCOL_ERROR: u32 = 1;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// A frame of any stream.
@@ -88,7 +89,12 @@ async fn clients_that_flood_are_sent_away() {
         let head = on(stream(number), HEADERS, END_HEADERS, &get());
         [head, on(stream(number), WINDOW_UPDATE, 0, &[0; 4])].concat()
     };
-    assert!(flood(&site, mistaken).await.is_some(), "made you reset");
+    assert_eq!(flood(&site, mistaken).await, Some(PROTOCOL_ERROR), "a window that does not grow");
+    let too_wide = move |number| {
+        let head = on(stream(number), HEADERS, END_HEADERS, &get());
+        [head, on(stream(number), WINDOW_UPDATE, 0, &[0x7f, 0xff, 0xff, 0xff])].concat()
+    };
+    assert_eq!(flood(&site, too_wide).await, Some(ENHANCE_YOUR_CALM), "a window beyond all");
 
     // A head that is small on the wire: one large field in the table, named again and again.
     let mut bomb = get();
@@ -99,10 +105,39 @@ async fn clients_that_flood_are_sent_away() {
     let bomb = move |number| on(stream(number), HEADERS, END_STREAM | END_HEADERS, &bomb);
     assert!(flood(&site, bomb).await.is_some(), "HPACK bomb");
 
-    // Frames of no use, on a stream that has ended.
-    let idle = move |_| on(1, DATA, 0, &[]);
-    assert!(flood(&site, idle).await.is_some(), "data on no stream");
+    // The same by data beyond what the head says.
+    let too_long = move |number| {
+        let fields =
+            [(":method", "POST"), (":scheme", "http"), (":authority", HOST), (":path", "/")];
+        let head = block(&[&fields[..], &[("content-length", "1")]].concat());
+        let head = on(stream(number), HEADERS, END_HEADERS, &head);
+        [head, on(stream(number), DATA, 0, b"more")].concat()
+    };
+    assert_eq!(flood(&site, too_long).await, Some(ENHANCE_YOUR_CALM), "more data than said");
 
+    // Frames of no use, on a stream that was never opened.
+    let idle = move |_| on(1, DATA, 0, &[]);
+    assert_eq!(flood(&site, idle).await, Some(PROTOCOL_ERROR), "data on no stream");
+
+    let mut client = Client::plain_h2(&site).await;
+    assert_eq!(client.get("/").await.text(), "page");
+}
+
+#[tokio::test]
+async fn header_blocks_that_can_not_be_read_end_the_connection() {
+    let target = files(&[("index.html", "page")]);
+    let site = Site::start(app(Some(1), vec![(1, target)])).await;
+    for (name, bad) in [
+        ("an index that nothing has", &[0xfe][..]),
+        ("a number without end", &[0xff; 20]),
+        ("a string longer than the block", &[0, 0x7f, 0xff, 0x7f, b'x']),
+        ("a table larger than allowed", &[0x3f, 0xff, 0xff, 0x7f]),
+    ] {
+        let bad = bad.to_vec();
+        let bad = move |number| on(number * 2 + 1, HEADERS, END_STREAM | END_HEADERS, &bad);
+        // RFC 9113, section 4.3, has a code of its own for this, which h2 does not use.
+        assert_eq!(flood(&site, bad).await, Some(PROTOCOL_ERROR), "{name}");
+    }
     let mut client = Client::plain_h2(&site).await;
     assert_eq!(client.get("/").await.text(), "page");
 }

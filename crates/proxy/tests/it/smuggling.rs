@@ -100,13 +100,16 @@ async fn what_can_be_read_two_ways_is_read_one_way_or_refused() {
         let mut stream = TcpStream::connect(site.http).await.unwrap();
         stream.write_all(&case.bytes).await.unwrap();
         let answer = read_to_end(&mut stream).await;
+        // A client that asked whether to send its body is told before the answer.
+        let answer = answer.trim_start_matches("HTTP/1.1 100 Continue\r\n\r\n");
         let came = std::mem::take(&mut *seen.lock().unwrap());
         let requests = came.matches(" HTTP/1.1\r\n").count();
         let right = answer.starts_with(&format!("HTTP/1.1 {} ", case.status))
             && answer.matches("HTTP/1.1 ").count() == 1
             && requests <= case.upstream
             && (case.status == 200 || !came.ends_with("0\r\n\r\n"))
-            && !came.contains("/smuggled");
+            && !came.contains("/smuggled")
+            && !came.contains("evil");
         if !right {
             let status = answer.lines().next().unwrap_or_default();
             let answers = answer.matches("HTTP/1.1 ").count();

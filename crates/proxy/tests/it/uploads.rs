@@ -153,3 +153,43 @@ async fn a_client_that_breaks_off_behind_the_head_is_to_blame() {
     let error = record.error.unwrap();
     assert_eq!((error.source, error.kind.as_str()), (ErrorSource::Client, "body-broken"));
 }
+
+/// An upstream that leaves the body of a GET takes it for the next request, and is slow to answer
+/// that ("CL.0").
+#[tokio::test]
+async fn a_body_that_an_upstream_leaves_is_nobodys_request() {
+    let connect = scripted(|_, mut stream| async move {
+        let mut text = String::new();
+        loop {
+            while !text.contains("\r\n\r\n") {
+                let mut chunk = [0; 4096];
+                match stream.read(&mut chunk).await {
+                    Ok(read) if read > 0 => text.push_str(&String::from_utf8_lossy(&chunk[..read])),
+                    _ => return,
+                }
+            }
+            let rest = text.split_off(text.find("\r\n\r\n").unwrap() + 4);
+            let smuggled = std::mem::replace(&mut text, rest).starts_with("GET /smuggled");
+            if smuggled && text.is_empty() {
+                // Its answer comes when somebody waits for one.
+                let mut byte = [0; 1];
+                if stream.read(&mut byte).await.unwrap_or(0) == 0 {
+                    return;
+                }
+                text.push(byte[0].into());
+            }
+            let body = if smuggled { "evil" } else { "good" };
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n{body}");
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    });
+    let site = site(connect).await;
+    let mut client = Client::plain(&site).await;
+    let smuggled = format!("GET /smuggled HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
+    for method in [Method::GET, Method::OPTIONS, Method::DELETE] {
+        assert_eq!(client.send(method, "/first", &[], &smuggled).await.text(), "good");
+        assert_eq!(client.get("/next").await.text(), "good");
+    }
+}
