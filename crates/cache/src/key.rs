@@ -24,6 +24,17 @@ impl Key {
         self.0.extend_from_slice(component);
     }
 
+    /// The key with more components.
+    pub fn with<const N: usize>(&self, components: [&[u8]; N]) -> Self {
+        let room: usize = components.iter().map(|component| component.len() + 8).sum();
+        let mut key = Self(Vec::with_capacity(self.0.len() + room));
+        key.0.extend_from_slice(&self.0);
+        for component in components {
+            key.push(component);
+        }
+        key
+    }
+
     /// The key as bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -11,11 +11,15 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use smallvec::SmallVec;
 
 use crate::authority::Authority;
 
 /// How many fields of ours there are about.
 const ADDED: usize = 8;
+/// What concerns the connection of a message, beside what it says itself.
+const HOP_BY_HOP: [HeaderName; 7] =
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHENTICATE];
 /// How we note in `via` that a request has passed.
 const OUR_HOP: &str = "1.1 selvedge";
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -103,10 +107,10 @@ const NO_TRAILER_PREFIXES: [&str; 3] = ["if-", "proxy-", "selvedge-"];
 /// Removes what concerns only the connection that a message came by (RFC 9110, section 7.6.1).
 /// With them goes any upgrade; who allows one puts it back.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    for name in nominated(headers) {
-        headers.remove(name);
-    }
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+    // To look at each that is there is less than to look for each that may be.
+    let is_ours = |name: &&HeaderName| HOP_BY_HOP.contains(name);
+    let found: SmallVec<[HeaderName; 4]> = headers.keys().filter(is_ours).cloned().collect();
+    for name in nominated(headers).iter().chain(&found) {
         headers.remove(name);
     }
 }
@@ -118,7 +122,10 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .iter()
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','))
-        .filter_map(|name| name.trim().parse().ok())
+        .map(str::trim)
+        // What most say names no field that would be left otherwise.
+        .filter(|name| !["keep-alive", "close"].contains(name))
+        .filter_map(|name| name.parse().ok())
         // A message must not be able to have its host or framing removed.
         .filter(|name| name != HOST && name != CONTENT_LENGTH)
         .collect()
@@ -163,11 +170,19 @@ pub(crate) fn trailers(trailers: &mut HeaderMap, max_bytes: usize) -> bool {
     true
 }
 
-/// Of a client's headers those that the workload sees, with what it is told of the client.
+/// An address as it is told of; lacking the marks of `forwarded`.
+pub(crate) fn node(address: SocketAddr) -> HeaderValue {
+    // An address has nothing that a header can't.
+    HeaderValue::try_from(address.ip().to_canonical().to_string())
+        .unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+/// Of a client's headers those that the workload sees, with what it is told of the client, whose
+/// [`node`] is given.
 pub(crate) fn to_workload(
     sent: &HeaderMap,
     authority: &Authority,
-    peer: SocketAddr,
+    node: HeaderValue,
     scheme: &'static str,
 ) -> HeaderMap {
     let nominated = nominated(sent);
@@ -180,17 +195,14 @@ pub(crate) fn to_workload(
     if asks_for_trailers(sent) {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    let ip = peer.ip().to_canonical();
-    let node = ip.to_string();
-    let (open, close) = if ip.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
     let host = authority.as_header().clone();
-    let shown = host.to_str().unwrap_or_default();
-    let forwarded = ["for=", open, &node, close, ";host=\"", shown, "\";proto=", scheme].concat();
-    for (name, value) in [(X_FORWARDED_FOR, node), (FORWARDED, forwarded)] {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(name, value);
-        }
+    let (address, shown) = (node.to_str().unwrap_or_default(), host.to_str().unwrap_or_default());
+    let (open, close) = if address.contains(':') { ("\"[", "]\"") } else { ("", "") };
+    let forwarded = ["for=", open, address, close, ";host=\"", shown, "\";proto=", scheme].concat();
+    if let Ok(forwarded) = HeaderValue::try_from(forwarded) {
+        headers.insert(FORWARDED, forwarded);
     }
+    headers.insert(X_FORWARDED_FOR, node);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     headers.insert(X_FORWARDED_HOST, host.clone());
     headers.insert(HOST, host);
@@ -199,8 +211,8 @@ pub(crate) fn to_workload(
 }
 
 /// Whether a client's field is not for the workload, or is said to it by us: what concerns the
-/// client's connection, which has dealt with the expectation, proxies' credentials, which are for us,
-/// and what would be taken for our word.
+/// client's connection, which has dealt with the expectation, what is for us alone, and what would be
+/// taken for our word.
 fn stays_here(name: &HeaderName) -> bool {
     match name.as_str() {
         "connection"
@@ -211,6 +223,8 @@ fn stays_here(name: &HeaderName) -> bool {
         | "upgrade"
         | "expect"
         | "proxy-authorization"
+        | "selvedge-pin"
+        | "selvedge-probe"
         | "host"
         | "forwarded" => true,
         _ => is_forgeable(name),
@@ -237,7 +251,6 @@ pub(crate) fn to_client(headers: &mut HeaderMap, takes_trailers: bool) {
         headers.extend(length.map(|length| (CONTENT_LENGTH, length.into())));
     }
     remove_hop_by_hop(headers);
-    headers.remove(PROXY_AUTHENTICATE);
 }
 
 #[cfg(test)]
@@ -253,7 +266,7 @@ mod tests {
         }
         let head = request.body(()).unwrap().into_parts().0;
         let authority = Authority::of(&head).unwrap();
-        to_workload(&head.headers, &authority, peer.parse().unwrap(), "https")
+        to_workload(&head.headers, &authority, node(peer.parse().unwrap()), "https")
     }
 
     #[test]

@@ -53,6 +53,8 @@ struct Asked {
     located: Located,
     /// The agent asks.
     own: bool,
+    /// It asks to become a WebSocket.
+    is_upgrade: bool,
     /// What a rewrite took off the path.
     prefix: Option<HeaderValue>,
     rewritten: Rewritten,
@@ -137,6 +139,7 @@ pub(crate) fn handle(client: Arc<Client>, request: Request<ClientBody>) -> Handl
     if own {
         exchange.own();
     }
+    let is_upgrade = tunnel::is_asked(&head);
     let mut asked = Box::new(Asked {
         client,
         trace,
@@ -146,6 +149,7 @@ pub(crate) fn handle(client: Arc<Client>, request: Request<ClientBody>) -> Handl
         checked,
         located,
         own,
+        is_upgrade,
         prefix: None,
         rewritten: Rewritten::No,
         shown,

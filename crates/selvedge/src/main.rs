@@ -1,6 +1,7 @@
 //! Selvedge: the one binary. `dev`, `control` and `agent` run the product; the other verbs talk to
 //! it. This crate composes the others and holds no logic of theirs.
 
+mod allocator;
 mod boxes;
 mod cli;
 mod context;
@@ -33,7 +34,7 @@ use crate::terminal::Terminal;
 /// A request is some small allocations that live for as long as it does, many of them freed by another
 /// thread than made them: glibc's takes a lock there.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
     // Hidden verbs come first: a shim must not have a thread, and a hook has arguments of git's.

@@ -43,17 +43,14 @@ impl CacheScope {
 
     /// The key of what a request asks for: `target` is path and query as they are sent on.
     pub(crate) fn key(&self, scheme: &str, authority: &[u8], target: &str) -> Key {
-        let mut key = self.base.clone();
-        key.push(scheme.as_bytes());
-        key.push(authority);
+        let scheme = scheme.as_bytes();
         match target.split_once('?') {
             Some((path, query)) => {
-                key.push(path.as_bytes());
-                key.push(self.query.apply(query).as_bytes());
+                let query = self.query.apply(query);
+                self.base.with([scheme, authority, path.as_bytes(), query.as_bytes()])
             }
-            None => key.push(target.as_bytes()),
+            None => self.base.with([scheme, authority, target.as_bytes()]),
         }
-        key
     }
 }
 

@@ -26,11 +26,11 @@ use super::{Listener, Protocol, proxy_protocol, sockets};
 use crate::activity::{Activity, Order, Watched};
 use crate::client_address::{client_address, client_scheme};
 use crate::floor::Floors;
-use crate::record;
 use crate::spoken::Spoken;
 use crate::tls::{self, Certified, Tls};
 use crate::trace::Ids;
 use crate::{Limits, Snapshot};
+use crate::{forward, record};
 
 /// How long to wait when the system is out of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -66,6 +66,8 @@ pub(crate) struct Client {
     pub(crate) shared: Arc<Shared>,
     /// Who is connected, or whom they speak for by the PROXY protocol.
     pub(crate) peer: SocketAddr,
+    /// Its address as workloads are told of it.
+    node: HeaderValue,
     /// The TLS version, where there is TLS.
     pub(crate) tls: Option<&'static str>,
     /// What the client's certificate was asked for by, where it was.
@@ -89,6 +91,7 @@ impl Client {
         Arc::new(Self {
             shared: Arc::clone(shared),
             peer: SocketAddr::from(([192, 0, 2, 1], 1)),
+            node: HeaderValue::from_static("192.0.2.1"),
             tls: None,
             certified: None,
             activity: Arc::new(Activity::new(false)),
@@ -106,6 +109,14 @@ impl Client {
     }
 
     /// Whether the connection is by TLS.
+    /// The same as workloads are told of it.
+    pub(crate) fn node(&self, headers: &HeaderMap) -> HeaderValue {
+        match self.address(headers) {
+            address if address == self.peer => self.node.clone(),
+            address => forward::node(address),
+        }
+    }
+
     pub(crate) fn secure(&self) -> bool {
         self.tls.is_some()
     }
@@ -282,6 +293,7 @@ impl Door {
         Arc::new(Client {
             shared: Arc::clone(&self.shared),
             peer,
+            node: forward::node(peer),
             tls,
             certified,
             activity: Arc::clone(activity),

@@ -10,8 +10,8 @@ use crate::Encoding;
 use crate::body::Payload;
 use crate::cache::{Asking, StoredBody};
 use crate::encode::{self, Coded, Coding, Negotiation};
+use crate::esi;
 use crate::pages::Fault;
-use crate::{esi, tunnel};
 
 /// What the client accepts, and how that is made.
 pub(super) struct Negotiated {
@@ -82,7 +82,7 @@ impl Asked {
     pub(super) fn deliver(&mut self) {
         let Some(route) = self.located.route() else { return };
         let delivery = &route.delivery;
-        if self.own || tunnel::is_asked(&self.head) {
+        if self.own || self.is_upgrade {
             return;
         }
         let headers = &mut self.head.headers;

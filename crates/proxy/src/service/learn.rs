@@ -9,7 +9,6 @@ use selvedge_cache::policy::{invalidated, is_what_get_gets};
 use super::workload::Caching;
 use super::{Asked, Query};
 use crate::cache::{About, Aside, Asking, Cache, CacheScope, Fetched, Whose};
-use crate::tunnel;
 use crate::upstream::WorkloadBody;
 
 const CONDITIONS: [HeaderName; 2] = [IF_NONE_MATCH, IF_MODIFIED_SINCE];
@@ -19,7 +18,7 @@ impl Asked {
     /// gets. Who proves by a certificate who it is may get answers for itself alone, and few apps
     /// know to say so.
     pub(super) fn is_somebody(&self) -> bool {
-        self.own || self.client.certified.is_some() || tunnel::is_asked(&self.head)
+        self.own || self.client.certified.is_some() || self.is_upgrade
     }
 
     fn storing(&self) -> Option<(&Arc<Cache>, &Arc<CacheScope>)> {

@@ -63,6 +63,7 @@ fn piece(client: Arc<Client>, head: http::request::Parts, scheme: &'static str) 
         checked,
         located,
         own: false,
+        is_upgrade: false,
         prefix: None,
         rewritten: Rewritten::No,
         shown,
@@ -105,7 +106,7 @@ impl Asked {
         let has_esi = || self.located.route().is_some_and(|route| route.delivery.esi.is_some());
         let is_template =
             |response: &Response<Payload>| esi::is_template(response.status(), response.headers());
-        !self.is_piece && !self.own && answer.as_ref().is_ok_and(is_template) && has_esi()
+        !self.is_piece && !self.own && has_esi() && answer.as_ref().is_ok_and(is_template)
     }
 
     /// Finishes an answer, put together with its pieces if it is a template.

@@ -12,9 +12,9 @@ use selvedge_cache::key::Key;
 use super::Asked;
 use crate::body::{Received, RequestBody, RequestBodyError};
 use crate::cache::CacheScope;
+use crate::check;
 use crate::graphql::{self, NotCacheable, Operation};
 use crate::pages::Fault;
-use crate::{check, tunnel};
 
 /// What a request to a GraphQL endpoint asks for.
 pub(super) enum Query {
@@ -35,7 +35,7 @@ impl Asked {
     }
 
     fn graphql(&self) -> Option<&Arc<graphql::Config>> {
-        let route = self.located.route().filter(|_| !self.own && !tunnel::is_asked(&self.head))?;
+        let route = self.located.route().filter(|_| !self.own && !self.is_upgrade)?;
         route.delivery.graphql.as_ref().filter(|_| route.cache.is_some())
     }
 

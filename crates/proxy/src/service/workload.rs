@@ -22,7 +22,7 @@ use crate::pages::Fault;
 use crate::tls::CLIENT_CERT;
 use crate::tunnel::{self, ToClient, Tunnel};
 use crate::upstream::{InFlight, Upstream, UpstreamError, WorkloadBody};
-use crate::{Limits, check, forward, pins, probe};
+use crate::{Limits, check, forward, pins};
 
 /// How many of our own proxies a request may have passed.
 const MAX_HOPS: usize = 8;
@@ -358,10 +358,9 @@ impl Asked {
     /// The headers that a workload sees.
     fn headers_for(&self, upstream: &Upstream) -> HeaderMap {
         let (client, sent) = (&self.client, &self.head.headers);
-        let (from, authority) = (client.address(sent), &self.checked.authority);
-        let mut headers = forward::to_workload(sent, authority, from, self.shown.scheme);
+        let (node, authority) = (client.node(sent), &self.checked.authority);
+        let mut headers = forward::to_workload(sent, authority, node, self.shown.scheme);
         pins::strip(&mut headers);
-        headers.remove(probe::PROBE);
         if client.certified.is_some() {
             headers.extend(sent.get(CLIENT_CERT).map(|it| (CLIENT_CERT, it.clone())));
         }
@@ -398,7 +397,7 @@ impl Asked {
         upstream: &Arc<Upstream>,
         in_flight: InFlight,
     ) -> (Box<Self>, Result<Response<Payload>, Fault>) {
-        let upgrade = tunnel::is_asked(&self.head);
+        let upgrade = self.is_upgrade;
         let to_client = ToClient::of(&mut self.head).filter(|_| upgrade);
         let takes_trailers = forward::takes_trailers(&self.head);
         let mut headers = self.headers_for(upstream);
