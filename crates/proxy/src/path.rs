@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr;
 use percent_encoding::percent_decode_str;
 
 /// Why a path is refused.
@@ -37,7 +38,12 @@ pub(crate) fn normalise(raw: &str) -> Result<Cow<'_, str>, BadPath> {
     if raw.bytes().any(is_forbidden) {
         return Err(BadPath::Character);
     }
-    let path = if raw.contains('%') { Cow::Owned(decode(raw)?) } else { Cow::Borrowed(raw) };
+    let path = match memchr(b'%', raw.as_bytes()) {
+        Some(_) => Cow::Owned(decode(raw)?),
+        // Most paths: nothing is hidden in them.
+        None if memchr(b'.', raw.as_bytes()).is_none() => return Ok(Cow::Borrowed(raw)),
+        None => Cow::Borrowed(raw),
+    };
     // An encoded slash counts as a separator here, as some programs would take it for one.
     let mut pieces = path.split('/').flat_map(|segment| segment.split("%2F"));
     if pieces.any(|piece| piece == "." || piece == "..") {
