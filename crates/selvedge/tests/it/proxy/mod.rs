@@ -5,6 +5,7 @@ mod app;
 mod browser;
 mod cache_tests;
 mod disk;
+mod floods;
 mod programs;
 
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ struct Alone {
     http: Option<SocketAddr>,
     https: Option<SocketAddr>,
     http3: Option<SocketAddr>,
-    _process: Child,
+    process: Child,
 }
 
 impl Alone {
@@ -42,12 +43,7 @@ impl Alone {
         let (process, line) = start(command).await;
         let said: serde_json::Value = serde_json::from_str(&line).unwrap();
         let address = |name: &str| said[name].as_str().map(|it| it.parse().unwrap());
-        Self {
-            http: address("http"),
-            https: address("https"),
-            http3: address("http3"),
-            _process: process,
-        }
+        Self { http: address("http"), https: address("https"), http3: address("http3"), process }
     }
 }
 
