@@ -12,6 +12,7 @@ use selvedge_cache::key::Key;
 
 use crate::client_address::{client_address, client_scheme};
 use crate::encode::{self, Coding, DecodeLimits, Decoder, Negotiation};
+use crate::trace::{Ids, Trace};
 use crate::{CacheScope, Limits, QueryRules, check, esi, forward, graphql, pins};
 
 /// A name, and what runs under it.
@@ -195,6 +196,14 @@ pub fn head(input: &[u8]) {
     }
     for name in ["host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded"] {
         assert_eq!(sent_on.get_all(name).iter().count(), 1, "{name} is not said once");
+    }
+    if let Ok(ids) = Ids::new() {
+        let trace = Trace::of(&head.headers, &ids);
+        let mut told = head.headers.clone();
+        trace.propagate(&mut told, &ids);
+        let parents: Vec<_> = told.get_all("traceparent").iter().collect();
+        let parent = parents.first().and_then(|parent| parent.to_str().ok()).unwrap_or_default();
+        assert_eq!((parents.len(), parent.get(3..35)), (1, Some(trace.trace_id().as_str())));
     }
     let rules = QueryRules { sort: true, keep: Some(vec!["a".into()]), drop: vec!["b".into()] };
     let scope = CacheScope::new(b"app", &[], rules);
