@@ -48,6 +48,7 @@ use selvedge_fabric::layout::LayoutError;
 use selvedge_model::SiteId;
 use selvedge_model::operation::Target;
 use selvedge_proxy::Snapshot;
+use selvedge_proxy::standalone::DiskSettings;
 use selvedge_runtime::{Runtime, RuntimeError};
 use selvedge_telemetry::access::{AccessLog, AccessRecord};
 use selvedge_telemetry::journal::{Journal, Writer};
@@ -100,6 +101,8 @@ pub struct Config {
     /// Serve HTTP/3 at the port of HTTPS too. Where that can't be, the site does without and says
     /// so.
     pub http3: bool,
+    /// Where responses are stored beside memory.
+    pub cache_disk: Option<DiskSettings>,
     /// DNS.
     pub dns: SocketAddr,
     /// The agent's own endpoint for machines, on loopback; port 0 picks a free one.
@@ -193,7 +196,7 @@ impl Agent {
         let documents = Sender::new(Arc::new(restored.documents));
         let mut problems = restored.problems;
         problems.extend(isolation_problem(&runtime, config.allow_unsafe));
-        problems.extend(bound.problem.clone());
+        problems.extend(bound.problems.iter().cloned());
         let setup = Setup {
             site: config.site.clone(),
             fabric: Arc::clone(&config.fabric),

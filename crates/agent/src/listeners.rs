@@ -8,8 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use selvedge_proxy::admin::Socket;
+use selvedge_proxy::standalone::DiskSettings;
 use selvedge_proxy::{
-    CacheConfig, Limits, Listener, ListenerState, Listeners, Protocol, Proxy, Snapshot,
+    CacheConfig, CacheDisk, Limits, Listener, ListenerState, Listeners, Protocol, Proxy, Snapshot,
 };
 use selvedge_telemetry::Chain;
 use selvedge_telemetry::access::AccessLog;
@@ -27,8 +28,8 @@ pub(crate) struct Bound {
     pub(crate) socket: Option<Socket>,
     /// What the proxy serves.
     pub(crate) snapshot: Receiver<Arc<Snapshot>>,
-    /// Why there is no socket, in words.
-    pub(crate) problem: Option<String>,
+    /// What the site does without, in words.
+    pub(crate) problems: Vec<String>,
 }
 
 pub(crate) async fn bind(
@@ -38,13 +39,14 @@ pub(crate) async fn bind(
     log: AccessLog,
 ) -> Result<Bound, AgentError> {
     let pair = Listeners::pair(config.http, config.https);
+    let mut problems = Vec::new();
     let (listeners, wanted) = channel(Arc::new(pair.clone()));
     let proxy = selvedge_proxy::Config {
         listeners: wanted,
         shards: 1,
         limits: Limits::default(),
         trusted: Vec::new(),
-        cache: CacheConfig::default(),
+        cache: CacheConfig { disk: cache_disk(config, &mut problems).await, ..Default::default() },
     };
     let proxy = Proxy::bind(proxy, snapshot.subscribe(), log)
         .map_err(listen("HTTP and HTTPS", config.http))?;
@@ -58,21 +60,37 @@ pub(crate) async fn bind(
         selvedge_dns::Server::bind(dns, zones.subscribe()).map_err(listen("DNS", config.dns))?;
     let admin =
         TcpListener::bind(config.admin).await.map_err(listen("administration", config.admin))?;
-    let (socket, problem) = admin_socket(config);
-    Ok(Bound { proxy, dns, admin, socket, snapshot: snapshot.subscribe(), problem })
+    let socket = admin_socket(config, &mut problems);
+    Ok(Bound { proxy, dns, admin, socket, snapshot: snapshot.subscribe(), problems })
 }
 
-/// The ledger's lock is held, so what is left there is of a life that has ended. A site serves
-/// without the socket, too.
-fn admin_socket(config: &Config) -> (Option<Socket>, Option<String>) {
+/// The ledger's lock is held, so what is left there is of a life that has ended.
+fn admin_socket(config: &Config, problems: &mut Vec<String>) -> Option<Socket> {
     let path = config.data.join(ADMIN_SOCKET);
-    match Socket::bind(&path, true) {
-        Ok(socket) => (Some(socket), None),
-        Err(error) => {
+    Socket::bind(&path, true)
+        .inspect_err(|error| {
             let path = path.display();
-            (None, Some(format!("what is stored can't be purged by {path}: {error}")))
-        }
-    }
+            problems.push(format!("what is stored can't be purged by {path}: {error}"));
+        })
+        .ok()
+}
+
+/// A site that can store in memory alone serves.
+async fn cache_disk(config: &Config, problems: &mut Vec<String>) -> Option<CacheDisk> {
+    let DiskSettings { directory, bytes } = config.cache_disk.clone()?;
+    let path = directory.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        CacheDisk::open(path, bytes).map_err(|error| Chain(&error).to_string())
+    })
+    .await;
+    opened
+        .map_err(|error| error.to_string())
+        .flatten()
+        .inspect_err(|error| {
+            let path = directory.display();
+            problems.push(format!("responses are stored in memory alone, not in {path}: {error}"));
+        })
+        .ok()
 }
 
 pub(crate) fn listen(

@@ -269,6 +269,8 @@ mod tests {
             service: service.clone(),
             rewrite: None,
             response_headers: BTreeMap::new(),
+            esi: false,
+            graphql: None,
         };
         App {
             name: AppName::new("shop").unwrap(),

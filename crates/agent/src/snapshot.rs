@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use selvedge_model::documents::Installation;
+use selvedge_model::manifest::Graphql;
 use selvedge_model::{
     Activation, App, EnvironmentName, Epoch, Generation, Host, Release, Route, ServiceName, SiteId,
     hosts,
 };
+use selvedge_proxy::graphql::Identity;
 use selvedge_proxy::{
     AppView, CacheScope, Delivery, EpochView, QueryRules, RouteTable, RouteView, Target,
 };
@@ -23,7 +25,7 @@ pub(crate) fn epoch_view(
     release: &Release,
     targets: &BTreeMap<ServiceName, Target>,
 ) -> EpochView {
-    let delivery = Delivery { encode: Some(Arc::default()), ..Delivery::default() };
+    let (encode, esi) = (Arc::default(), Arc::default());
     let mut routes: Vec<RouteView> = release
         .app
         .routes
@@ -43,7 +45,11 @@ pub(crate) fn epoch_view(
                 service: Some(route.service.clone()),
                 rewrite: route.rewrite.clone(),
                 cache: cache_scope(environment, release, route, &target),
-                delivery: delivery.clone(),
+                delivery: Delivery {
+                    encode: Some(Arc::clone(&encode)),
+                    esi: route.esi.then(|| Arc::clone(&esi)),
+                    graphql: route.graphql.as_ref().map(graphql).map(Arc::new),
+                },
                 response_headers,
                 target,
             })
@@ -78,12 +84,26 @@ fn cache_scope(
     let app = release.app.name.as_str().as_bytes();
     let shape = release.shape(&route.service)?;
     let rewrite = route.rewrite.as_ref().map(|rewrite| format!("{} {rewrite}", route.path));
-    let components = [
+    let mut components = vec![
         environment.as_str().as_bytes(),
         shape.as_bytes(),
         rewrite.as_deref().unwrap_or_default().as_bytes(),
     ];
+    // Keys of answers hold what a request says of who asks, and not where that stood.
+    let identity = route.graphql.as_ref().map(serde_json::to_vec).transpose().ok()?;
+    components.extend(identity.as_deref());
     Some(Arc::new(CacheScope::new(app, &components, QueryRules::default())))
+}
+
+/// What answers depend on. Names that the proxy can't use are none that a file can have.
+fn graphql(form: &Graphql) -> selvedge_proxy::graphql::Config {
+    let headers = form.headers.iter().filter_map(|name| name.parse().ok()).map(Identity::Header);
+    let cookies = form.cookies.iter().cloned().map(Identity::Cookie);
+    selvedge_proxy::graphql::Config {
+        identity: headers.chain(cookies).collect(),
+        ignore_other_cookies: form.ignore_other_cookies,
+        ..Default::default()
+    }
 }
 
 /// What the proxy may answer for an app: the shown epochs, less those older than `floor`, which is

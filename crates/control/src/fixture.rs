@@ -53,6 +53,8 @@ pub(crate) fn release(name: &str) -> Release {
                 service: web,
                 rewrite: None,
                 response_headers: BTreeMap::new(),
+                esi: false,
+                graphql: None,
             }],
             redirects: Vec::new(),
             placement: Placement::default(),

@@ -53,6 +53,14 @@ fn log_mib() -> RangedU64ValueParser<u32> {
     RangedU64ValueParser::new().range(1..=1 << 20)
 }
 
+/// None, or as much as a cache on disk needs.
+fn disk_size(text: &str) -> Result<u64, String> {
+    match selvedge_proxy::standalone::size(text)? {
+        bytes @ (0 | 0x400_0000..) => Ok(bytes),
+        _ => Err("give it at least 64MiB, or 0 to store nothing on disk".to_owned()),
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Run a planet in a box: control and eight sites on this machine's loopback.
@@ -199,6 +207,9 @@ pub(crate) struct Dev {
     /// How much each site's log may take on disk, in MiB; the oldest lines are dropped beyond that.
     #[arg(long, default_value_t = 128, value_name = "MIB", value_parser = log_mib())]
     pub(crate) log_mib: u32,
+    /// How much each site's stored responses may take on disk; 0 stores them in memory alone.
+    #[arg(long, default_value = "256MiB", value_name = "SIZE", value_parser = disk_size)]
+    pub(crate) cache_disk_size: u64,
 }
 
 /// `--restart-after`.
@@ -317,6 +328,12 @@ pub(crate) struct Agent {
     /// The fabric's socket: `fabric.sock` in control's data directory, beside `tunnel.sock`.
     #[arg(long, value_name = "SOCKET")]
     pub(crate) fabric: PathBuf,
+    /// Where stored responses are kept beside memory [default: DATA/stored].
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) cache_disk: Option<PathBuf>,
+    /// How much they may take there, at least 64MiB; 0 stores them in memory alone.
+    #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = disk_size)]
+    pub(crate) cache_disk_size: u64,
     /// How much the site's log may take on disk, in MiB; the oldest lines are dropped beyond that.
     #[arg(long, default_value_t = 128, value_name = "MIB", value_parser = log_mib())]
     pub(crate) log_mib: u32,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use selvedge_api::{AgentInfo, ControlInfo, SCHEMA, Token};
+use selvedge_proxy::standalone::DiskSettings;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Code, OrFail as _, Outcome};
@@ -105,6 +106,8 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
     let data = absolute(&options.data)?;
     let artifacts = options.artifacts.clone().unwrap_or_else(|| data.join("artifacts"));
     let artifacts = absolute(&artifacts)?;
+    let stored = options.cache_disk.clone().unwrap_or_else(|| data.join("stored"));
+    let stored = absolute(&stored)?;
     let config = selvedge_agent::Config {
         site: options.site.clone(),
         data,
@@ -115,6 +118,8 @@ pub(crate) async fn agent(options: cli::Agent, terminal: Terminal) -> Outcome {
         http: options.http,
         https: options.https,
         http3: !options.no_http3,
+        cache_disk: (options.cache_disk_size > 0)
+            .then_some(DiskSettings { directory: stored, bytes: options.cache_disk_size }),
         dns: options.dns,
         admin: options.admin.unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)),
         executable: executable()?,

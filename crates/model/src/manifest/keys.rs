@@ -151,6 +151,8 @@ pub(super) const MAX_HOSTS: usize = 64;
 pub(super) const MAX_PATH_BYTES: usize = 1024;
 /// The most headers that a route may set.
 pub(super) const MAX_HEADERS: usize = 32;
+/// The most headers, and the most cookies, that answers to GraphQL depend on.
+pub(super) const MAX_IDENTITY: usize = 16;
 /// The most entries of a list of sites, regions or jurisdictions.
 pub(super) const MAX_ENTRIES: usize = 256;
 /// The most addresses of an upstream.

@@ -4,6 +4,7 @@
 //! how people write them. [`discover`] finds the apps of a repository, [`parse`] reads one.
 
 mod author;
+mod delivery;
 mod diagnostic;
 mod discover;
 mod keys;
@@ -132,6 +133,24 @@ pub struct Route {
     pub rewrite: Option<PathPattern>,
     /// Headers set on every response of the route, replacing the service's own.
     pub response_headers: BTreeMap<String, String>,
+    /// Pages that say so are put together of pieces (ESI).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub esi: bool,
+    /// It is a GraphQL endpoint, whose queries are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graphql: Option<Graphql>,
+}
+
+/// What the answers of a GraphQL endpoint depend on beside the query.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Graphql {
+    /// Headers, in lower case.
+    pub headers: BTreeSet<String>,
+    /// Cookies.
+    pub cookies: BTreeSet<String>,
+    /// Other cookies make no difference. A request that has one is not stored otherwise.
+    pub ignore_other_cookies: bool,
 }
 
 /// A path pattern: `/exact`, or `/prefix/*`, which matches `/prefix`, `/prefix/` and all below.

@@ -6,7 +6,7 @@ use super::diagnostic::{Problems, closest, one_of, quote};
 use super::keys::{self, MAX_HEADERS, MAX_HOSTS, MAX_PATH_BYTES};
 use super::section::{Section, Text};
 use super::services::Draft;
-use super::{PathPattern, Route, ServiceKind};
+use super::{PathPattern, Route, ServiceKind, delivery};
 use crate::id::{Host, ServiceName};
 
 const MAX_HEADER_BYTES: usize = 4096;
@@ -44,12 +44,13 @@ pub(super) fn read(
         let path = pattern(section, "path", problems);
         let rewrite = rewrite(section, path.as_ref(), problems);
         let response_headers = response_headers(section, problems);
+        let (esi, graphql) = delivery::read(section, kind(service, services), problems);
         let (Some(path), Some(hosts)) = (path, hosts) else {
             continue;
         };
         taken.take(&hosts, &path, "route", section.at, problems);
         if let Some(service) = service.and_then(|service| ServiceName::new(service.text).ok()) {
-            routes.push(Route { hosts, path, service, rewrite, response_headers });
+            routes.push(Route { hosts, path, service, rewrite, response_headers, esi, graphql });
         }
     }
     if sections.is_empty()
@@ -66,6 +67,13 @@ pub(super) fn read(
     routes
 }
 
+/// What the service of a route is.
+fn kind<'s>(service: Option<Text<'_>>, services: &'s [Draft<'_>]) -> Option<&'s ServiceKind> {
+    let drafts = services.iter().filter_map(|draft| Some((draft.name?.text, draft)));
+    let draft = drafts.into_iter().find(|(name, _)| Some(*name) == service.map(|it| it.text))?.1;
+    draft.service.as_ref().map(|service| &service.kind)
+}
+
 /// The route of an app's sole service when it states none.
 fn everything(service: &super::Service) -> Route {
     Route {
@@ -74,6 +82,8 @@ fn everything(service: &super::Service) -> Route {
         service: service.name.clone(),
         rewrite: None,
         response_headers: BTreeMap::new(),
+        esi: false,
+        graphql: None,
     }
 }
 
@@ -306,10 +316,14 @@ fn response_headers(
     headers
 }
 
+/// Whether it is a name as headers and cookies have them (RFC 9110, section 5.6.2).
+pub(super) fn is_token(name: &str) -> bool {
+    let belongs = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    (1..=256).contains(&name.len()) && name.bytes().all(belongs)
+}
+
 fn header_name_problem(name: &str) -> Option<(&'static str, &'static str)> {
-    // RFC 9110 section 5.6.2.
-    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if name.is_empty() || name.len() > 256 || !name.bytes().all(is_token) {
+    if !is_token(name) {
         Some(("is no header name", "use letters, digits and hyphens, such as \"x-frame-options\""))
     } else if MESSAGE_HEADERS.contains(&name) {
         Some(("belongs to the connection", "remove it: the proxy writes it for each message"))

@@ -143,10 +143,13 @@ fn examples_and_defaults_are_values_of_their_keys() {
     for table in TABLES {
         for key in table.keys {
             for value in [Some(key.example.to_owned()), key.default_value()].into_iter().flatten() {
+                // Some keys are about another.
+                let other = key.name.starts_with("graphql_").then_some("graphql = true\n");
                 let text = format!(
-                    "[{0}]\n{1} = {value}\n",
+                    "[{0}]\n{1} = {value}\n{2}",
                     table.title.trim_matches(['[', ']']),
-                    key.name
+                    key.name,
+                    other.unwrap_or_default(),
                 );
                 let text = if table.most.is_some() {
                     text.replacen('[', "[[", 1).replacen(']', "]]", 1)

@@ -61,6 +61,8 @@ pub(crate) struct Options {
     pub(crate) unsafe_builds: bool,
     /// How much each site's log may take on disk, in MiB.
     pub(crate) log_mib: u32,
+    /// How much each site's stored responses may take on disk, in bytes; 0 for none.
+    pub(crate) cache_disk_size: u64,
 }
 
 /// The name under which control is supervised.

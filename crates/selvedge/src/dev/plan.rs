@@ -179,6 +179,7 @@ impl BoxPlan {
             format!("--dns={}", SocketAddr::new(ip, self.options.dns)),
             format!("--hide={}", text(data.clone())),
             format!("--log-mib={}", self.options.log_mib),
+            format!("--cache-disk-size={}", self.options.cache_disk_size),
             "--explain".into(),
         ];
         if !self.options.http3 {

@@ -99,6 +99,7 @@ fn dev_options(dev: &Dev) -> Outcome<dev::Options> {
         zone: dev.zone.clone(),
         unsafe_builds: dev.unsafe_builds,
         log_mib: dev.log_mib,
+        cache_disk_size: dev.cache_disk_size,
     })
 }
 

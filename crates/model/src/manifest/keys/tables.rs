@@ -5,9 +5,9 @@ use super::{
     DEFAULT_BUILD_PROCESSES, DEFAULT_CPU_MILLIS, DEFAULT_MEMORY_MIB, DEFAULT_MIN_SITES,
     DEFAULT_PROCESSES, DEFAULT_START_TIMEOUT_S, DEFAULT_STATUS, DEFAULT_STOP_TIMEOUT_S,
     ENVIRONMENT, HOST, KIND_NAMES, LABEL, MAX_ADDRESSES, MAX_ENTRIES, MAX_HEADERS, MAX_HOSTS,
-    MAX_PATH_BYTES, MAX_ROUTES, MAX_SERVICES, MAX_URL_BYTES, MEMORY, PROCESS, PROCESSES,
-    PROCESSORS, SERVERS, SERVICE_DISK, SITE, SITES, STATIC, STATUSES, TIMEOUT, Table, Takes,
-    UPSTREAM, Without, key,
+    MAX_IDENTITY, MAX_PATH_BYTES, MAX_ROUTES, MAX_SERVICES, MAX_URL_BYTES, MEMORY, PROCESS,
+    PROCESSES, PROCESSORS, SERVERS, SERVICE_DISK, SITE, SITES, STATIC, STATUSES, TIMEOUT, Table,
+    Takes, UPSTREAM, Without, key,
 };
 
 pub(in crate::manifest) const APP: Table = Table {
@@ -234,10 +234,45 @@ pub(in crate::manifest) const ROUTE: Table = Table {
         ),
         key(
             "response_headers",
-            Takes::Map { pattern: "[!#$%&'*+.^_`|~0-9A-Za-z-]+", most: MAX_HEADERS },
+            Takes::Map { pattern: TOKEN, most: MAX_HEADERS },
             Without::Words("none"),
             "Headers set on every response of the route, replacing the service's own.",
             "{ x-frame-options = \"DENY\" }",
+        ),
+        key(
+            "esi",
+            Takes::Flag,
+            Without::Value("false"),
+            "Whether pages that say so are put together of pieces (ESI).",
+            "true",
+        ),
+        key(
+            "graphql",
+            Takes::Flag,
+            Without::Value("false"),
+            "Whether it is a GraphQL endpoint, whose queries are stored also when they are posted.",
+            "true",
+        ),
+        key(
+            "graphql_headers",
+            Takes::Texts { pattern: TOKEN, most: MAX_IDENTITY },
+            Without::Words("none"),
+            "Headers that its answers depend on.",
+            "[\"x-tenant\"]",
+        ),
+        key(
+            "graphql_cookies",
+            Takes::Texts { pattern: TOKEN, most: MAX_IDENTITY },
+            Without::Words("none"),
+            "Cookies that its answers depend on.",
+            "[\"session\"]",
+        ),
+        key(
+            "graphql_ignore_other_cookies",
+            Takes::Flag,
+            Without::Value("false"),
+            "Whether other cookies make no difference. A request that has one is not stored otherwise.",
+            "true",
         ),
     ],
     either: &[["host", "hosts"]],
@@ -287,6 +322,9 @@ pub(in crate::manifest) const REDIRECT: Table = Table {
     ],
     either: &[["host", "hosts"]],
 };
+
+/// The name of a header or a cookie.
+const TOKEN: &str = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
 
 /// An absolute path without query, escapes or backslashes; a star may be the last segment.
 const PATH: &str = r"(/[^/*?#%\\\u0000-\u001f]+)*/([^/?#%\\*\u0000-\u001f]*|\*)";
