@@ -39,6 +39,7 @@ mod workloads;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -380,11 +381,20 @@ async fn make_runtime(config: &Config) -> Result<Runtime, AgentError> {
         selvedge_runtime::Config::new(config.executable.clone(), config.data.join("sandboxes"));
     settings.hidden = config.hidden.clone();
     settings.hidden.push(config.data.clone());
+    let stored = config.cache_disk.as_ref().map(|disk| disk.directory.clone());
+    settings.hidden.extend(stored.clone());
     settings.allow_unsafe = config.allow_unsafe;
     if let Some(tenants) = &config.tenants {
         settings.tenants.clone_from(tenants);
     }
-    match tokio::task::spawn_blocking(move || Runtime::new(settings)).await {
+    let make = move || {
+        // What is not there can't be hidden. If it can't be made, that is said where it is opened.
+        if let Some(directory) = stored {
+            let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        }
+        Runtime::new(settings)
+    };
+    match tokio::task::spawn_blocking(make).await {
         Ok(made) => made.map_err(AgentError::Runtime),
         Err(error) => Err(AgentError::Runtime(RuntimeError::Setup(error.to_string()))),
     }

@@ -103,10 +103,13 @@ pub(crate) fn listen(
 /// What is wrong with a listener, in words.
 pub(crate) fn problem(state: &ListenerState) -> Option<String> {
     let error = Chain(state.error.as_deref()?);
-    Some(format!(
-        "can't listen for {error}. Clients are served without; end what has the port, or start the \
-         agent with --no-http3"
-    ))
+    let mend = match state.name.as_str() {
+        "HTTP/3" => {
+            "Clients are served without; end what has the port, or start the agent with --no-http3"
+        }
+        _ => "End what has the port, or give the agent another",
+    };
+    Some(format!("can't listen for {error}. {mend}"))
 }
 
 /// An address at which a listener's own machine reaches it.

@@ -89,6 +89,8 @@ fn cache_scope(
         shape.as_bytes(),
         rewrite.as_deref().unwrap_or_default().as_bytes(),
     ];
+    // An app sends pages with gaps only where it is told that they are filled.
+    components.extend(route.esi.then_some(&b"esi"[..]));
     // Keys of answers hold what a request says of who asks, and not where that stood.
     let identity = route.graphql.as_ref().map(serde_json::to_vec).transpose().ok()?;
     components.extend(identity.as_deref());

@@ -3,7 +3,8 @@
 //!
 //! `POST /purge` takes a JSON object: what to purge (one of `all`, `url`, `tag`, `prefix`, `ban`),
 //! of which `app` where there are several, and whether it stays usable while it is asked for anew
-//! (`soft`). 404 says that nothing of that is stored here at any time. `GET /cache` shows counters.
+//! (`soft`). 404 says that no route here stores such a thing now; what routes of before may have stored of
+//! a named app is purged all the same. `GET /cache` shows counters.
 
 mod socket;
 
@@ -96,7 +97,9 @@ pub async fn answer(
         (&Method::GET, "/cache") => counters(cache),
         (&Method::POST, "/purge") => match serde_json::from_slice(body) {
             Ok(request) => match purge(&request, cache, snapshot) {
-                (status, _) if status.is_success() && !cache.flush().await => unsafely(),
+                (status, _) if status != StatusCode::BAD_REQUEST && !cache.flush().await => {
+                    unsafely()
+                }
                 answer => answer,
             },
             Err(error) => wrong(format_args!("the request is no purge: {error}")),
@@ -150,14 +153,16 @@ fn purge(request: &PurgeRequest, cache: &CacheHandle, snapshot: &Snapshot) -> An
     let kind = if request.soft { Kind::Soft } else { Kind::Hard };
     let scope = match scope(request) {
         Ok(Wanted::Scope(scope)) => scope,
-        Ok(Wanted::Url(url)) => return purge_url(url, kind, cache, snapshot),
+        Ok(Wanted::Url(url)) => return purge_url(url, request, kind, cache, snapshot),
         Err(words) => return wrong(words),
     };
-    match app(request, snapshot) {
-        Ok(app) => {
-            cache.purge(app.as_bytes(), &scope, kind);
-            say(StatusCode::OK, "purged")
-        }
+    let found = app(request, snapshot);
+    // What is stored outlives the routes by which it was.
+    if let Some(app) = request.app.as_ref().or(found.as_ref().ok()) {
+        cache.purge(app.as_bytes(), &scope, kind);
+    }
+    match found {
+        Ok(_) => say(StatusCode::OK, "purged"),
         Err(answer) => answer,
     }
 }
@@ -232,7 +237,13 @@ fn tables(snapshot: &Snapshot) -> impl Iterator<Item = &RouteTable> {
 }
 
 /// Purges what is stored for a URL by whatever routes it leads to, of all releases that are here.
-fn purge_url(url: &str, kind: Kind, cache: &CacheHandle, snapshot: &Snapshot) -> Answer {
+fn purge_url(
+    url: &str,
+    request: &PurgeRequest,
+    kind: Kind,
+    cache: &CacheHandle,
+    snapshot: &Snapshot,
+) -> Answer {
     let parsed: Option<Uri> = url.parse().ok();
     let parts = parsed.as_ref().and_then(|uri| {
         Some((uri.scheme_str()?, uri.authority()?.as_str().to_ascii_lowercase(), uri))
@@ -246,13 +257,20 @@ fn purge_url(url: &str, kind: Kind, cache: &CacheHandle, snapshot: &Snapshot) ->
         cache.purge_url(&scope, scheme, &authority, &target, kind);
         purged += 1;
     }
-    match purged {
-        0 => say(
-            StatusCode::NOT_FOUND,
-            format_args!("no route whose responses are stored leads from {url}"),
-        ),
-        _ => say(StatusCode::OK, "purged"),
+    if purged > 0 {
+        return say(StatusCode::OK, "purged");
     }
+    if tables(snapshot).next().is_none() {
+        let words =
+            "nothing is served here yet, so that no route leads from the URL; purge it again";
+        return say(StatusCode::SERVICE_UNAVAILABLE, words);
+    }
+    // By whichever route it was stored before.
+    let path = request.app.as_ref().map(|app| (app, format!("{host}{}", uri.path())));
+    if let Some((app, prefix)) = path.and_then(|(app, path)| Some((app, path.parse().ok()?))) {
+        cache.purge(app.as_bytes(), &Scope::Prefix(prefix), kind);
+    }
+    say(StatusCode::NOT_FOUND, format_args!("no route whose responses are stored leads from {url}"))
 }
 
 /// Where a URL leads: scopes, and the target as it is sent on.

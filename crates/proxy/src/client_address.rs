@@ -23,13 +23,7 @@ pub(crate) fn client_address(
     if !is_trusted(peer.ip(), trusted) {
         return peer;
     }
-    let plain = headers
-        .contains_key(&X_FORWARDED_FOR)
-        .then(|| search(peer, list(headers, &X_FORWARDED_FOR).map(node), trusted));
-    let standard = headers.contains_key(FORWARDED).then(|| {
-        let elements = list(headers, &FORWARDED);
-        search(peer, elements.map(|element| node(said(element, "for"))), trusted)
-    });
+    let (plain, standard) = claims(peer, headers, trusted);
     match (plain, standard) {
         (Some(one), Some(other)) if one.ip() != other.ip() => peer,
         (Some(found), _) | (None, Some(found)) => found,
@@ -37,15 +31,34 @@ pub(crate) fn client_address(
     }
 }
 
+/// Whom a request is from by `x-forwarded-for` and by `forwarded`, where they are there.
+fn claims(
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    trusted: &[IpNet],
+) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    let plain = headers
+        .contains_key(&X_FORWARDED_FOR)
+        .then(|| search(peer, list(headers, &X_FORWARDED_FOR).map(node), trusted));
+    let standard = headers.contains_key(FORWARDED).then(|| {
+        let elements = list(headers, &FORWARDED);
+        search(peer, elements.map(|element| node(said(element, "for"))), trusted)
+    });
+    (plain, standard)
+}
+
 /// The scheme that the client used, where a trusted proxy says it: `x-forwarded-proto` with one
 /// value, or the `proto` in `forwarded` beside the client's address. Where both are there and differ,
-/// neither is believed, as with the address.
+/// neither is believed, as with the address; nor is either where the addresses differ, since then one of
+/// the fields is the client's own.
 pub(crate) fn client_scheme(
     peer: SocketAddr,
     headers: &HeaderMap,
     trusted: &[IpNet],
 ) -> Option<&'static str> {
-    if !is_trusted(peer.ip(), trusted) {
+    if !is_trusted(peer.ip(), trusted)
+        || matches!(claims(peer, headers, trusted), (Some(one), Some(other)) if one.ip() != other.ip())
+    {
         return None;
     }
     let mut plain = list(headers, &X_FORWARDED_PROTO);
@@ -201,6 +214,12 @@ mod tests {
             (
                 "10.0.0.1:1",
                 &[("x-forwarded-proto", "https"), ("forwarded", "for=192.0.2.1;proto=http")],
+                None,
+            ),
+            // A proxy that sets one of them passes on the client's other.
+            (
+                "10.0.0.1:1",
+                &[("x-forwarded-for", "192.0.2.1"), ("forwarded", "for=6.6.6.6;proto=https")],
                 None,
             ),
         ] {

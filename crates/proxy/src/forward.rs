@@ -115,6 +115,18 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes what a request says to concern only its connection, beside what that itself is used for.
+/// This has to come before anything is looked up by its fields, or added to them: a field that the
+/// workload does not see must not tell one response from another, and ours are not the client's to
+/// name.
+pub(crate) fn remove_nominated(headers: &mut HeaderMap) {
+    for name in nominated(headers) {
+        if name != TE && name != UPGRADE {
+            headers.remove(name);
+        }
+    }
+}
+
 /// What a message says to concern only its connection.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
@@ -123,7 +135,7 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','))
         .map(str::trim)
-        // What most say names no field that would be left otherwise.
+        // Most say no more than these, and mean no fields by them.
         .filter(|name| !["keep-alive", "close"].contains(name))
         .filter_map(|name| name.parse().ok())
         // A message must not be able to have its host or framing removed.
@@ -177,18 +189,17 @@ pub(crate) fn node(address: SocketAddr) -> HeaderValue {
         .unwrap_or(HeaderValue::from_static("unknown"))
 }
 
-/// Of a client's headers those that the workload sees, with what it is told of the client, whose
-/// [`node`] is given.
+/// Of a client's headers, without what it has nominated ([`remove_nominated`]), those that the workload
+/// sees, with what it is told of the client, whose [`node`] is given.
 pub(crate) fn to_workload(
     sent: &HeaderMap,
     authority: &Authority,
     node: HeaderValue,
     scheme: &'static str,
 ) -> HeaderMap {
-    let nominated = nominated(sent);
     let mut headers = HeaderMap::with_capacity(sent.keys_len() + ADDED);
     for (name, value) in sent {
-        if !stays_here(name) && !nominated.contains(name) {
+        if !stays_here(name) {
             headers.append(name, value.clone());
         }
     }
@@ -232,9 +243,9 @@ fn stays_here(name: &HeaderName) -> bool {
 }
 
 /// Makes a workload's headers those that the client sees; which trailers follow is said only to a
-/// client that takes them. A length counts only when it is the one
-/// that the body was read by: a chunked body overrides it, and repeated ones say the same, as
-/// hyper has checked (RFC 9112, section 6.3).
+/// client that takes them. A length counts only when it is the one that the body was read by: a chunked
+/// body overrides it, and repeated ones say the same, as was checked where they were read (RFC 9112,
+/// section 6.3).
 pub(crate) fn to_client(headers: &mut HeaderMap, takes_trailers: bool) {
     if !takes_trailers {
         headers.remove(TRAILER);
@@ -264,8 +275,9 @@ mod tests {
         for (name, value) in extra {
             request = request.header(*name, *value);
         }
-        let head = request.body(()).unwrap().into_parts().0;
+        let mut head = request.body(()).unwrap().into_parts().0;
         let authority = Authority::of(&head).unwrap();
+        remove_nominated(&mut head.headers);
         to_workload(&head.headers, &authority, node(peer.parse().unwrap()), "https")
     }
 
@@ -331,7 +343,10 @@ mod tests {
             "192.0.2.1:1",
             &[
                 ("connection", "keep-alive, X-Secret"),
-                ("connection", "host, content-length"),
+                ("connection", "host, content-length, te, upgrade"),
+                ("selvedge-pin", "1"),
+                ("selvedge-probe", "1"),
+                ("proxy-authorization", "Basic eA=="),
                 ("x-secret", "1"),
                 ("keep-alive", "timeout=5"),
                 ("te", "gzip, trailers;q=0.5, trailers"),
@@ -341,9 +356,17 @@ mod tests {
                 ("content-length", "3"),
             ],
         );
-        for gone in
-            ["connection", "x-secret", "keep-alive", "transfer-encoding", "upgrade", "expect"]
-        {
+        for gone in [
+            "connection",
+            "x-secret",
+            "keep-alive",
+            "transfer-encoding",
+            "upgrade",
+            "expect",
+            "proxy-authorization",
+            crate::pins::PIN.as_str(),
+            crate::probe::PROBE.as_str(),
+        ] {
             assert!(!headers.contains_key(gone), "{gone}");
         }
         // Nothing but the wish for trailers, which we pass on.

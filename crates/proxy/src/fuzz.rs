@@ -188,10 +188,20 @@ pub fn head(input: &[u8]) {
     let _ = client_address(peer, &head.headers, &all);
     let _ = client_scheme(peer, &head.headers, &all);
     assert_eq!(client_scheme(peer, &head.headers, &[]), None, "a stranger was believed");
+    forward::remove_nominated(&mut head.headers);
     let mut sent_on =
         forward::to_workload(&head.headers, &checked.authority, forward::node(peer), "https");
     pins::strip(&mut sent_on);
-    for name in ["connection", "keep-alive", "transfer-encoding", "upgrade", "x-real-ip"] {
+    for name in [
+        "connection",
+        "keep-alive",
+        "transfer-encoding",
+        "upgrade",
+        "x-real-ip",
+        "proxy-authorization",
+        "selvedge-pin",
+        "selvedge-probe",
+    ] {
         assert!(!sent_on.contains_key(name), "{name} is sent on");
     }
     for name in ["host", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded"] {

@@ -32,7 +32,7 @@ use crate::locate::{self, Located};
 use crate::pages::{self, Fault, PageContext};
 use crate::record::Exchange;
 use crate::trace::{REQUEST_ID, Trace};
-use crate::{Target, path, pins, probe, redirect, tls, tunnel};
+use crate::{Target, forward, path, pins, probe, redirect, tls, tunnel};
 use coding::Negotiated;
 use query::Query;
 use workload::Quick;
@@ -122,7 +122,7 @@ impl Future for Handling {
 
 /// Answers one request.
 pub(crate) fn handle(client: Arc<Client>, request: Request<ClientBody>) -> Handling {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let trace = Trace::of(&head.headers, &client.shared.ids);
     let mut exchange = Exchange::begin(&client, &head, &trace);
     let shown = Shown::of(&head, client.scheme_of(&head.headers));
@@ -140,6 +140,7 @@ pub(crate) fn handle(client: Arc<Client>, request: Request<ClientBody>) -> Handl
         exchange.own();
     }
     let is_upgrade = tunnel::is_asked(&head);
+    forward::remove_nominated(&mut head.headers);
     let mut asked = Box::new(Asked {
         client,
         trace,

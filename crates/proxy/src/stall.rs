@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A timer that runs only while something is awaited. Costs nothing when nothing is.
+/// A timer for what is awaited. It is made at the first wait, and is not put back by what comes: so it may
+/// ring early, once, and wake its task for nothing, which is less than to move it for each wait.
 #[derive(Debug)]
 pub(crate) struct Stall {
     timeout: Duration,
@@ -67,5 +68,12 @@ mod tests {
         let started = Instant::now();
         std::future::poll_fn(|cx| stall.poll(cx)).await;
         assert_eq!(started.elapsed().as_secs(), 10);
+        // A shorter wait behind a longer one.
+        stall.restart(10 * SECOND);
+        assert!(futures_util::poll!(std::future::poll_fn(|cx| stall.poll(cx))).is_pending());
+        stall.restart(2 * SECOND);
+        let started = Instant::now();
+        std::future::poll_fn(|cx| stall.poll(cx)).await;
+        assert_eq!(started.elapsed().as_secs(), 2);
     }
 }

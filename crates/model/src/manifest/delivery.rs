@@ -8,6 +8,24 @@ use super::routes::is_token;
 use super::section::Section;
 use super::{Graphql, ServiceKind};
 
+/// Headers that an app gets from the proxy, or not at all: what clients send by these names tells no
+/// answers apart.
+const WRITTEN: [&str; 12] = [
+    "connection",
+    "forwarded",
+    "front-end-https",
+    "host",
+    "proxy-authorization",
+    "te",
+    "traceparent",
+    "true-client-ip",
+    "via",
+    "x-client-ip",
+    "x-real-ip",
+    "x-request-id",
+];
+const WRITTEN_PREFIXES: [&str; 3] = ["client-cert", "selvedge-", "x-forwarded-"];
+
 /// The keys that say on what the answers of a GraphQL endpoint depend.
 const IDENTITY: [&str; 3] = ["graphql_headers", "graphql_cookies", "graphql_ignore_other_cookies"];
 
@@ -47,5 +65,15 @@ fn names(section: &Section<'_>, key: &str, problems: &mut Problems<'_>) -> BTree
         let message = format!("{} in `{key}` is no name", quote(text.text));
         problems.report(text.at, message, "use letters, digits and hyphens, such as \"session\"");
     }
+    for text in texts.iter().filter(|text| key == "graphql_headers" && is_written(text.text)) {
+        let message = format!("{} in `{key}` is written by the proxy", quote(text.text));
+        problems.report(text.at, message, "name headers that clients send and the app reads");
+    }
     texts.iter().map(|text| text.text.to_owned()).collect()
+}
+
+fn is_written(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    WRITTEN.contains(&name.as_str())
+        || WRITTEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -49,19 +49,24 @@ impl Socket {
     /// # Errors
     /// When it can't be bound.
     pub fn bind(path: &Path, is_successor: bool) -> io::Result<Self> {
-        let bound = match UnixListener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let used = std::os::unix::net::UnixStream::connect(path).is_ok();
-                if used && !is_successor {
-                    return Err(error);
-                }
-                std::fs::remove_file(path)?;
-                UnixListener::bind(path)?
+        if let Ok(there) = std::fs::symlink_metadata(path) {
+            let used = std::os::unix::net::UnixStream::connect(path).is_ok();
+            if !there.file_type().is_socket() || (used && !is_successor) {
+                return Err(io::ErrorKind::AddrInUse.into());
             }
-            bound => bound?,
-        };
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener: bound, path: path.to_owned(), inode: inode(path)? })
+        }
+        // Under another name until nobody else may open it.
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        let new = PathBuf::from(new);
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&new)?;
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&new, path)?;
+        Ok(Self { listener, path: path.to_owned(), inode: inode(path)? })
     }
 
     /// Serves until `token` is cancelled.
@@ -78,7 +83,8 @@ impl Socket {
             let stream = tokio::select! {
                 () = token.cancelled() => return,
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                    Ok((stream, _)) if is_ours(&stream) => stream,
+                    Ok(_) => continue,
                     Err(error) => {
                         tracing::warn!("admin socket: {error}");
                         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -104,6 +110,12 @@ impl Socket {
             });
         }
     }
+}
+
+/// Whether it is this user at the other end, or root, whatever the file's mode has become.
+fn is_ours(stream: &UnixStream) -> bool {
+    let user = nix::unistd::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| [0, user].contains(&peer.uid()))
 }
 
 fn inode(path: &Path) -> io::Result<u64> {

@@ -227,8 +227,14 @@ impl Answered {
                 let (key, _) = self.place(&object.headers);
                 // What is on disk stays where it is, and comes to another place when it is asked for
                 // again.
-                if object.body.on_disk().is_none() || key == *self.asking.key() {
+                let before = self.asking.key();
+                if object.body.on_disk().is_none() || key == *before {
                     cache.shelf.put_again(&key, entry);
+                    // Nobody finds it among other variants any more, and a body in two places counts
+                    // only once with its codings.
+                    if key != *before && *before != self.asking.primary {
+                        cache.shelf.remove(before);
+                    }
                 }
             }
             false => cache.shelf.remove(self.asking.key()),

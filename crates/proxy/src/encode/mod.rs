@@ -8,9 +8,10 @@
 //! streams, [`compress`] and [`decompress`] for one that is at hand whole.
 //!
 //! What we encode is equal in meaning to what the origin sent and not the same byte for byte from
-//! one time to the next. (The cache keeps what it has encoded, but not for ever.) So a strong entity tag becomes a weak one of its own (`"x"` becomes
-//! `W/"x~br"`), and no range of it is ever served. The mark behind the tag lets its return be
-//! recognised: `If-None-Match` and `If-Match` work through us.
+//! one time to the next. (The cache keeps what it has encoded, but not for ever.) So a strong entity
+//! tag becomes a weak one of its own (`"x"` becomes `W/"x~br"`), and no range of it is ever served.
+//! The mark behind the tag lets its return be recognised: `If-None-Match` and `If-Match` work through
+//! us.
 //!
 //! Deliberately absent: transcoding from one coding to another, dictionaries, and `deflate`, of
 //! which nobody knows which of two formats is meant.

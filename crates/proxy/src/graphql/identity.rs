@@ -1,10 +1,13 @@
 //! Who asks, as far as an app has declared it.
 
+use std::borrow::Cow;
+
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use selvedge_cache::key::Key;
 
 use super::{Config, NotCacheable};
+use crate::pins;
 
 /// Something in a request that its answer depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,8 +18,14 @@ pub enum Identity {
     Cookie(String),
 }
 
-/// The values of what is declared, one component for each declaration.
+/// The values of what is declared, one component for each declaration. Our own cookie, which says what
+/// release a client has seen, is none of the app's.
 pub(super) fn of(config: &Config, headers: &HeaderMap) -> Result<Vec<Vec<u8>>, NotCacheable> {
+    let mut seen = Cow::Borrowed(headers);
+    if headers.contains_key(COOKIE) {
+        pins::strip(seen.to_mut());
+    }
+    let headers = seen.as_ref();
     let declares = |name: &HeaderName| {
         config.identity.iter().any(|one| matches!(one, Identity::Header(header) if header == name))
     };
@@ -63,4 +72,22 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
             None => (&[][..], pair),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_is_nobody() {
+        let cookie =
+            |value: &'static str| HeaderMap::from_iter([(COOKIE, HeaderValue::from_static(value))]);
+        let all = Config { identity: vec![Identity::Header(COOKIE)], ..Config::default() };
+        let none = Config::default();
+        assert_eq!(of(&none, &cookie("selvedge-pin=1.2.3")).unwrap(), Vec::<Vec<u8>>::new());
+        assert!(of(&none, &cookie("selvedge-pin=1.2.3; a=b")).is_err());
+        let [one, other] = ["selvedge-pin=1; a=b", "a=b; selvedge-pin=2"].map(cookie);
+        assert_eq!(of(&all, &one).unwrap(), of(&all, &other).unwrap());
+        assert_ne!(of(&all, &one).unwrap(), of(&all, &cookie("a=c")).unwrap());
+    }
 }

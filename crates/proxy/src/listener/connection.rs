@@ -108,7 +108,6 @@ impl Client {
         }
     }
 
-    /// Whether the connection is by TLS.
     /// The same as workloads are told of it.
     pub(crate) fn node(&self, headers: &HeaderMap) -> HeaderValue {
         match self.address(headers) {
@@ -117,6 +116,7 @@ impl Client {
         }
     }
 
+    /// Whether the connection is by TLS.
     pub(crate) fn secure(&self) -> bool {
         self.tls.is_some()
     }

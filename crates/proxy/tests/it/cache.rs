@@ -415,6 +415,24 @@ async fn what_is_purged_is_not_served() {
 }
 
 #[tokio::test]
+async fn what_is_not_served_just_now_is_purged_all_the_same() {
+    let (target, _) = origin(async |number, _| answer(&[FRESH], format!("{number}")));
+    let shown = || app(Some(1), vec![(1, target.clone())]);
+    let site = Site::start(shown()).await;
+    let mut client = Client::plain(&site).await;
+    assert_eq!(client.get("/").await.text(), "1");
+    site.swap(app(None, Vec::new()));
+    let (status, said) =
+        site.admin(&Method::POST, "/purge", r#"{"all": true, "app": "shop"}"#).await;
+    assert!(status == 404 && said.contains("nothing of shop is stored"), "{said}");
+    let url = format!(r#"{{"url": "http://{HOST}/"}}"#);
+    let (status, said) = site.admin(&Method::POST, "/purge", &url).await;
+    assert!(status == 503 && said.contains("purge it again"), "{said}");
+    site.swap(shown());
+    assert_eq!(client.get("/").await.text(), "2");
+}
+
+#[tokio::test]
 async fn what_is_in_a_group_becomes_invalid_together() {
     let (site, requests) = site(async |number, request: Request<Incoming>| {
         let group = match request.uri().path() {

@@ -31,6 +31,10 @@ async fn app(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infall
         (false, true) => response.status(400),
         (false, false) => response.header("cache-control", "max-age=600"),
     };
+    let response = match head.uri.path().starts_with("/page/language") {
+        true => response.header("vary", "accept-language"),
+        false => response,
+    };
     Ok(response.body(Full::new(shown.into())).unwrap())
 }
 
@@ -90,6 +94,11 @@ async fn what_one_client_sends_is_not_what_others_get() {
         let again = client.get(&path).await;
         assert!(again.header("cache-status").contains("; hit"), "{name}: {:?}", again.headers);
     }
+    // What the app does not see selects no variant.
+    let hidden = [("accept-language", "de"), ("connection", "accept-language")];
+    client.get_with("/page/language", &hidden).await;
+    let german = client.get_with("/page/language", &[("accept-language", "de")]).await;
+    assert!(german.text().contains("\"accept-language\": \"de\""), "{}", german.text());
     // A body of a GET, and parameters that are read in two ways.
     client.send(Method::GET, "/page/fat", &[], "evil").await;
     assert!(!client.get("/page/fat").await.text().contains("evil"));

@@ -101,9 +101,9 @@ struct Purged {
 #[serde(rename_all = "kebab-case")]
 enum Fate {
     Purged,
-    /// Nothing of that is ever stored there.
+    /// No route there stores such a thing now; what may be left of before was purged.
     Nothing,
-    /// The request is no good, anywhere.
+    /// The request is no good there.
     Refused,
     Failed,
 }
@@ -142,11 +142,13 @@ pub(crate) async fn run(args: Purge, connection: &Connection, terminal: Terminal
         }
     });
     let all = join_all(asked).await;
-    judge(&all)?;
-    terminal.object(&Report { schema: selvedge_api::SCHEMA, sites: &all })?;
-    let rows: Vec<Vec<Cell>> = all.iter().map(row).collect();
-    terminal.table(&["AT", "RESULT"], &rows);
-    Ok(())
+    // What some did is told also where others failed.
+    if all.iter().any(|it| it.result == Fate::Purged) {
+        terminal.object(&Report { schema: selvedge_api::SCHEMA, sites: &all })?;
+        let rows: Vec<Vec<Cell>> = all.iter().map(row).collect();
+        terminal.table(&["AT", "RESULT"], &rows);
+    }
+    judge(&all)
 }
 
 fn outcome(status: StatusCode) -> Fate {
@@ -168,20 +170,21 @@ fn row(purged: &Purged) -> Vec<Cell> {
 
 /// A purge that did not happen everywhere has failed: what was to go may still be served.
 fn judge(all: &[Purged]) -> Outcome {
-    if let Some(refused) = all.iter().find(|it| it.result == Fate::Refused) {
+    let refused = all.first().filter(|_| all.iter().all(|it| it.result == Fate::Refused));
+    if let Some(refused) = refused {
         let hint = "`selvedge purge --help` shows what can be asked for";
         return Err(Failure::new(Code::Usage, &refused.message, hint));
     }
     let failed: Vec<String> = all
         .iter()
-        .filter(|it| it.result == Fate::Failed)
+        .filter(|it| matches!(it.result, Fate::Failed | Fate::Refused))
         .map(|it| format!("{} ({})", it.at, it.message))
         .collect();
     if !failed.is_empty() {
         return Err(Failure::new(
             Code::Failed,
             format!("not purged at {}", failed.join(", ")),
-            "purge again once that is well; all others have purged it",
+            "what was to go may still be served there: purge again once that is well",
         ));
     }
     match all.iter().any(|it| it.result == Fate::Purged) {

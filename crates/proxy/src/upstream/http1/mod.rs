@@ -2,8 +2,8 @@
 //!
 //! Whoever waits for a response drives the connection: there is no task for it, so that a request
 //! wakes nobody but who asked. Where a response begins before its request was sent to the end, that
-//! goes on in a task of its own. What the
-//! client is not to see is not filtered here; [`crate::forward`] does that.
+//! goes on in a task of its own. What the client is not to see is not filtered here;
+//! [`crate::forward`] does that.
 
 mod chunked;
 #[cfg(any(test, fuzzing))]
@@ -202,8 +202,8 @@ impl Line {
             }
         };
         let Head { status, headers, framing, persists } = head;
-        // An upstream that does not expect the body may have left it, for the next request.
-        let persists = persists && !(has_body && expects_no_body(request.method()));
+        let leaves = expects_no_body(request.method()) || may_leave_body(status);
+        let persists = persists && !(has_body && leaves);
         wire.stall.restart(limits.stall_timeout);
         let answer = match head::switches(status, request.headers()) {
             true => {
@@ -308,7 +308,15 @@ impl Wire {
     }
 }
 
-/// Whether a method gives a body no meaning (RFC 9110, section 9.3).
+/// Whether an upstream that answers so may have left the request's body, for the next request: it has
+/// looked at the head only.
+fn may_leave_body(status: StatusCode) -> bool {
+    let refused =
+        [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
+    status.is_redirection() || refused.contains(&status)
+}
+
+/// Whether a method gives a body no meaning (RFC 9110, section 9.3), so that an upstream may leave it.
 fn expects_no_body(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE].contains(method)
 }
