@@ -274,6 +274,10 @@ impl Model {
             true => self.store(ask, new),
             false => self.vary_on(ask, vary(&new.fields).unwrap_or_default()),
         }
+        // What a response names invalid is all that was asked for before it came, and so itself too.
+        if (200..400).contains(&came.status) {
+            self.invalidate_groups(&ask.host.to_lowercase(), &came.fields);
+        }
         true
     }
 
