@@ -19,6 +19,9 @@ use tokio::sync::watch::{Receiver, Sender, channel};
 
 use crate::{ADMIN_SOCKET, AgentError, Config};
 
+/// The name of the listener that a site can do without.
+const HTTP3: &str = "HTTP/3";
+
 /// Everything that is bound.
 pub(crate) struct Bound {
     pub(crate) proxy: Proxy,
@@ -52,7 +55,7 @@ pub(crate) async fn bind(
         .map_err(listen("HTTP and HTTPS", config.http))?;
     if let Some(address) = proxy.address("HTTPS").filter(|_| config.http3) {
         let Listeners(mut wanted) = pair;
-        wanted.push(Listener::new("HTTP/3", address, Protocol::Http3));
+        wanted.push(Listener::new(HTTP3, address, Protocol::Http3));
         listeners.send_replace(Arc::new(Listeners(wanted)));
     }
     let dns = selvedge_dns::Config { listen: config.dns, threads: 1 };
@@ -104,7 +107,7 @@ pub(crate) fn listen(
 pub(crate) fn problem(state: &ListenerState) -> Option<String> {
     let error = Chain(state.error.as_deref()?);
     let mend = match state.name.as_str() {
-        "HTTP/3" => {
+        HTTP3 => {
             "Clients are served without; end what has the port, or start the agent with --no-http3"
         }
         _ => "End what has the port, or give the agent another",

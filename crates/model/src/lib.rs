@@ -9,6 +9,7 @@
 
 pub mod address;
 pub mod documents;
+pub mod fields;
 pub mod geo;
 pub mod hosts;
 pub mod id;

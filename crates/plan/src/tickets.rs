@@ -41,7 +41,7 @@ pub fn plan(input: &Input<'_>) -> Plan {
         _ => None,
     });
     let since_ms = input.now_ms;
-    let [fresh, other] = input.fresh.map(|secret| hex(&secret));
+    let [fresh, other] = input.fresh.map(hex::encode);
     let keys = match held {
         Some((_, _, since_ms)) if input.now_ms.abs_diff(since_ms) < period_ms => {
             return Plan { keys: None, next_ms: since_ms.saturating_add(period_ms) };
@@ -50,10 +50,6 @@ pub fn plan(input: &Input<'_>) -> Plan {
         None => vec![fresh, other],
     };
     Plan { keys: Some(TicketKeys { keys, since_ms }), next_ms: since_ms.saturating_add(period_ms) }
-}
-
-fn hex(secret: &Secret) -> String {
-    secret.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -72,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_key_is_known_before_it_is_used_and_after() {
-        let key = |byte: u8| hex(&[byte; 32]);
+        let key = |byte: u8| hex::encode([byte; 32]);
         let first = at(None, 1, 1000);
         assert_eq!(first.next_ms, 1000 + PERIOD_MS);
         let first = first.keys.unwrap();

@@ -11,62 +11,20 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use selvedge_model::fields::is_forgeable;
 use smallvec::SmallVec;
 
 use crate::authority::Authority;
 
 /// How many fields of ours there are about.
 const ADDED: usize = 8;
-/// What concerns the connection of a message, beside what it says itself.
-const HOP_BY_HOP: [HeaderName; 7] =
-    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHENTICATE];
 /// How we note in `via` that a request has passed.
 const OUR_HOP: &str = "1.1 selvedge";
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(crate) const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// What clients may not tell a workload, beside `x-forwarded-*`, since it would take it for our word:
-/// who the client is, what it asked for, and `proxy` because CGI makes `HTTP_PROXY` of it
-/// (CVE-2016-5385).
-const FORGEABLE: [&str; 14] = [
-    "client-cert",
-    "client-cert-chain",
-    "front-end-https",
-    "proxy",
-    "true-client-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "x-host",
-    "x-http-host-override",
-    "x-original-host",
-    "x-original-url",
-    "x-real-ip",
-    "x-rewrite-url",
-    "x-url-scheme",
-];
-
-const X_FORWARDED: &str = "x-forwarded-";
-
-/// Whether a workload would take a field for our word. Programs behind CGI and its heirs can't tell
-/// `_` from `-`.
-fn is_forgeable(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    // Most names need no closer look.
-    if !matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'p' | b't' | b'x')) {
-        return false;
-    }
-    FORGEABLE.iter().any(|forged| reads_as(name, forged))
-        || name.get(..X_FORWARDED.len()).is_some_and(|start| reads_as(start, X_FORWARDED))
-}
-
-fn reads_as(name: &str, forged: &str) -> bool {
-    name.len() == forged.len()
-        && name.bytes().zip(forged.bytes()).all(|(a, b)| a == b || (a == b'_' && b == b'-'))
-}
 
 /// Fields that frame, route, authenticate or control a message, and so can't come after it (RFC
 /// 9110, section 6.5.1).
@@ -108,11 +66,19 @@ const NO_TRAILER_PREFIXES: [&str; 3] = ["if-", "proxy-", "selvedge-"];
 /// With them goes any upgrade; who allows one puts it back.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     // To look at each that is there is less than to look for each that may be.
-    let is_ours = |name: &&HeaderName| HOP_BY_HOP.contains(name);
-    let found: SmallVec<[HeaderName; 4]> = headers.keys().filter(is_ours).cloned().collect();
+    let concerns_us = |name: &&HeaderName| is_hop_by_hop(name) || *name == PROXY_AUTHENTICATE;
+    let found: SmallVec<[HeaderName; 4]> = headers.keys().filter(concerns_us).cloned().collect();
     for name in nominated(headers).iter().chain(&found) {
         headers.remove(name);
     }
+}
+
+/// Whether a field concerns the connection of a message, whatever that says.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
+    )
 }
 
 /// Removes what a request says to concern only its connection, beside what that itself is used for.
@@ -172,7 +138,7 @@ pub(crate) fn trailers(trailers: &mut HeaderMap, max_bytes: usize) -> bool {
     }
     let misplaced = |name: &&HeaderName| {
         NO_TRAILERS.contains(name)
-            || is_forgeable(name)
+            || is_forgeable(name.as_str())
             || NO_TRAILER_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix))
     };
     let misplaced: Vec<HeaderName> = trailers.keys().filter(misplaced).cloned().collect();
@@ -225,21 +191,17 @@ pub(crate) fn to_workload(
 /// client's connection, which has dealt with the expectation, what is for us alone, and what would be
 /// taken for our word.
 fn stays_here(name: &HeaderName) -> bool {
-    match name.as_str() {
-        "connection"
-        | "keep-alive"
-        | "proxy-connection"
-        | "te"
-        | "transfer-encoding"
-        | "upgrade"
-        | "expect"
-        | "proxy-authorization"
-        | "selvedge-pin"
-        | "selvedge-probe"
-        | "host"
-        | "forwarded" => true,
-        _ => is_forgeable(name),
-    }
+    is_hop_by_hop(name)
+        || is_forgeable(name.as_str())
+        || matches!(
+            name.as_str(),
+            "expect"
+                | "proxy-authorization"
+                | "selvedge-pin"
+                | "selvedge-probe"
+                | "host"
+                | "forwarded"
+        )
 }
 
 /// Makes a workload's headers those that the client sees; which trailers follow is said only to a

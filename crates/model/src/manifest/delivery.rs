@@ -7,24 +7,20 @@ use super::keys::MAX_IDENTITY;
 use super::routes::is_token;
 use super::section::Section;
 use super::{Graphql, ServiceKind};
+use crate::fields::is_forgeable;
 
-/// Headers that an app gets from the proxy, or not at all: what clients send by these names tells no
-/// answers apart.
-const WRITTEN: [&str; 12] = [
+/// Headers that an app gets from the proxy or not at all, beside those that could be forged: what
+/// clients send by these names tells no answers apart.
+const WRITTEN: [&str; 8] = [
     "connection",
     "forwarded",
-    "front-end-https",
     "host",
     "proxy-authorization",
     "te",
     "traceparent",
-    "true-client-ip",
     "via",
-    "x-client-ip",
-    "x-real-ip",
     "x-request-id",
 ];
-const WRITTEN_PREFIXES: [&str; 3] = ["client-cert", "selvedge-", "x-forwarded-"];
 
 /// The keys that say on what the answers of a GraphQL endpoint depend.
 const IDENTITY: [&str; 3] = ["graphql_headers", "graphql_cookies", "graphql_ignore_other_cookies"];
@@ -74,6 +70,5 @@ fn names(section: &Section<'_>, key: &str, problems: &mut Problems<'_>) -> BTree
 
 fn is_written(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    WRITTEN.contains(&name.as_str())
-        || WRITTEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    WRITTEN.contains(&name.as_str()) || name.starts_with("selvedge-") || is_forgeable(&name)
 }

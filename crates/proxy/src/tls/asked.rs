@@ -31,6 +31,11 @@ impl Asked {
         self.0.get().map(|(_, auth)| auth.as_ref())
     }
 
+    fn verifier(&self) -> Result<&dyn ClientCertVerifier, Error> {
+        let unasked = || Error::General("a certificate that nobody has asked for".to_owned());
+        self.auth().map(ClientAuth::verifier).ok_or_else(unasked)
+    }
+
     /// Tickets of clients of whom something else is asked are not read.
     pub(super) fn digest(&self) -> Vec<u8> {
         self.auth().map(ClientAuth::digest).unwrap_or_default()
@@ -47,10 +52,6 @@ impl Asked {
         let chain = identity.and_then(|it| it.downcast::<Vec<CertificateDer<'static>>>().ok());
         self.certified(chain.as_ref().and_then(|chain| chain.first()))
     }
-}
-
-fn unasked() -> Error {
-    Error::General("a certificate that nobody has asked for".to_owned())
 }
 
 impl ClientCertVerifier for Asked {
@@ -72,8 +73,7 @@ impl ClientCertVerifier for Asked {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verifier = self.auth().ok_or_else(unasked)?.verifier();
-        verifier.verify_client_cert(certificate, intermediates, now)
+        self.verifier()?.verify_client_cert(certificate, intermediates, now)
     }
 
     fn verify_tls12_signature(
@@ -82,8 +82,7 @@ impl ClientCertVerifier for Asked {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let verifier = self.auth().ok_or_else(unasked)?.verifier();
-        verifier.verify_tls12_signature(message, certificate, signature)
+        self.verifier()?.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -92,8 +91,7 @@ impl ClientCertVerifier for Asked {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let verifier = self.auth().ok_or_else(unasked)?.verifier();
-        verifier.verify_tls13_signature(message, certificate, signature)
+        self.verifier()?.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
